@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What a service plugs into the replicated set: a pure function of the log, kept up to date in the
+// same commit.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "allezon/v1/tag.pb.h"
+#include "replica/digest.h"
+#include "router/shard.h"
+
+namespace rocksdb {
+class ColumnFamilyHandle;
+class DB;
+class WriteBatch;
+struct ColumnFamilyOptions;
+}  // namespace rocksdb
+
+namespace allezon::replica {
+
+using router::EventId;
+using router::ShardId;
+
+// An event on its way into the log. Borrows from the request that brought it.
+struct LogEntry {
+  ShardId shard = 0;
+  int64_t minute = 0;  // MinuteOf(time_ms)
+  int64_t time_ms = 0;
+  EventId id;
+  uint32_t accepted_s = 0;
+  std::string_view tag;             // a serialised allezon.v1.Tag
+  const v1::Tag* parsed = nullptr;  // the same, parsed; set wherever the view is given an entry
+};
+
+// What the view may ask of the store that it is plugged into. Valid between Open and the view's
+// destruction. Thread-safe.
+class LogReader {
+ public:
+  virtual ~LogReader() = default;
+  // Calls `visit` with every entry of the minute in every shard, in key order, as of one moment.
+  virtual absl::Status ReadMinute(int64_t minute,
+                                  const std::function<void(const LogEntry&)>& visit) const = 0;
+  // The digest of the minute over all shards of this node: the sum of the digests of its (shard,
+  // minute) buckets, as of what is committed.
+  virtual Digest MinuteDigest(int64_t minute) const = 0;
+  // Minutes that hold anything, in order.
+  virtual std::vector<int64_t> Minutes() const = 0;
+  // The newest tag time that was accepted (milliseconds), INT64_MIN where nothing was.
+  virtual int64_t NewestTimeMs() const = 0;
+};
+
+struct ViewContext {
+  rocksdb::DB* db = nullptr;
+  rocksdb::ColumnFamilyHandle* column_family = nullptr;  // the view's own
+  const LogReader* log = nullptr;
+};
+
+// Lifecycle: Options, Open, then Stage/Committed by the committers while anyone reads, then Close.
+// Stage and Committed are called by the committer that owns the entries' shards: concurrently for
+// different shards, in commit order for the same shard. An entry is given once: duplicates were
+// taken out before.
+class View {
+ public:
+  virtual ~View() = default;
+  // Options of the view's column family (compaction filter, bloom, compression, …), given shared
+  // settings to start from.
+  virtual void Configure(rocksdb::ColumnFamilyOptions& options) = 0;
+  // The store is open; brings in-memory state into agreement with the log.
+  virtual absl::Status Open(const ViewContext& context) = 0;
+  // Adds to the batch what the view stores for `entries`. The batch is then committed with the log
+  // entries, or dropped.
+  virtual void Stage(absl::Span<const LogEntry> entries, rocksdb::WriteBatch& batch) = 0;
+  // `entries` are durable (or, with --wal=async, written). Before their writers are answered, so
+  // that an acknowledged tag is visible.
+  virtual void Committed(absl::Span<const LogEntry> entries) = 0;
+  // Retention is about to take all events of `minute` that were accepted up to `taken_through_s`:
+  // adds to the batch what must go with them. MinuteTaken follows once it is committed.
+  virtual void StageTakeMinute(int64_t minute, uint32_t taken_through_s,
+                               rocksdb::WriteBatch& batch) = 0;
+  virtual void MinuteTaken(int64_t minute, uint32_t taken_through_s) = 0;
+  // Called about once a second by a background thread, for what needs no hurry (sealing, …).
+  virtual void Tick() = 0;
+  // Flushes what it holds; nothing is called afterwards.
+  virtual void Close() = 0;
+};
+
+}  // namespace allezon::replica

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Reads of the two services: one replica for a profile, one replica of every shard for an
+// aggregate. Each call blocks until it is answered in full or fails; inside the deadline it tries
+// other replicas. Thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "router/placement.h"
+
+namespace allezon::router {
+
+class Channels;
+
+struct ProfileQuery {
+  std::string cookie;
+  int64_t from_ms = 0;
+  int64_t to_ms = 0;
+  uint32_t limit = 200;
+};
+
+struct Profile {
+  // Serialised allezon.v1.Tag, newest first.
+  std::vector<std::string> views;
+  std::vector<std::string> buys;
+};
+
+struct AggregateQuery {
+  int64_t from_minute = 0;  // minutes since 1970, half open
+  int64_t to_minute = 0;
+  int action = 0;  // an allezon.v1.Action
+  std::optional<std::string> origin;
+  std::optional<std::string> brand_id;
+  std::optional<std::string> category_id;
+};
+
+struct AggregateBucket {
+  int64_t minute = 0;
+  int64_t count = 0;
+  int64_t sum_price = 0;
+};
+
+class ProfileReader {
+ public:
+  virtual ~ProfileReader() = default;
+  virtual absl::StatusOr<Profile> Read(const ProfileQuery& query, absl::Time deadline) = 0;
+};
+
+class AggregateReader {
+ public:
+  virtual ~AggregateReader() = default;
+  // One bucket for each minute. kFailedPrecondition: retention took a minute of the range.
+  virtual absl::StatusOr<std::vector<AggregateBucket>> Query(const AggregateQuery& query,
+                                                             absl::Time deadline) = 0;
+};
+
+// `channels` must outlive the reader.
+std::unique_ptr<ProfileReader> MakeProfileReader(Channels& channels);
+std::unique_ptr<AggregateReader> MakeAggregateReader(Channels& channels);
+
+}  // namespace allezon::router

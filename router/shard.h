@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Where a tag belongs: the shard of a cookie and the id of an event. Both are fixed for ever, since
+// data on disk depends on them; docs/design.md has test vectors.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace allezon::router {
+
+using ShardId = uint32_t;
+
+inline constexpr uint32_t kShardsDefault = 128;
+inline constexpr uint32_t kShardsMax = 4096;
+
+// XXH3-64 of the cookie's bytes (seed 0), modulo the number of shards.
+ShardId ShardOf(std::string_view cookie, uint32_t shards);
+
+// 16 bytes that name an event wherever it is stored.
+using EventId = std::array<char, 16>;
+inline std::string_view AsBytes(const EventId& id) { return {id.data(), id.size()}; }
+
+// A new id from 128 random bits, its first bit 0. Thread-safe.
+EventId RandomEventId();
+
+// The id of an event that has an idempotency key: XXH3-128 (canonical form) of the key's length (4
+// bytes, little endian), the key and the cookie, with its first bit set to 1. The same on every
+// machine.
+EventId KeyedEventId(std::string_view idempotency_key, std::string_view cookie);
+
+// Whether an id came from an idempotency key.
+inline bool IsKeyed(std::string_view id) { return !id.empty() && (id[0] & 0x80) != 0; }
+
+// Log and digest buckets are minutes of the tag's own time; floor division, also before 1970.
+inline constexpr int64_t kMinuteMs = 60'000;
+inline int64_t MinuteOf(int64_t time_ms) {
+  return time_ms >= 0 ? time_ms / kMinuteMs : -((-time_ms + kMinuteMs - 1) / kMinuteMs);
+}
+
+}  // namespace allezon::router

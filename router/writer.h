@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// How a tag reaches one service: its shard, the replicas of the shard, a lane to the first that is
+// up, and the next replica where that fails. Holds no grpcpp header.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "router/placement.h"
+#include "router/shard.h"
+
+namespace allezon::router {
+
+// A tag on its way, made once and shared by every lane and retry. Immutable.
+struct Event {
+  EventId id;
+  ShardId shard = 0;
+  uint32_t accepted_s = 0;  // wall clock of the process that accepted it
+  int64_t time_ms = 0;
+  std::string tag;  // a serialised allezon.v1.Tag
+};
+using EventRef = std::shared_ptr<const Event>;
+
+// Makes the event of a tag. `idempotency_key` empty: a random id.
+EventRef MakeEvent(std::string_view cookie, int64_t time_ms, std::string serialised_tag,
+                   std::string_view idempotency_key, uint32_t shards, absl::Time now);
+
+// Told once for each event it was given to, from any thread, possibly before Write returns.
+class WriteDone {
+ public:
+  virtual ~WriteDone() = default;
+  // OK: durable on a write quorum. kResourceExhausted or kUnavailable: a retry may do.
+  // kDeadlineExceeded: it may be stored or not. kInvalidArgument: the nodes refuse the event.
+  virtual void Done(const absl::Status& status) = 0;
+};
+
+// Waits for a number of writes and keeps the worst of their outcomes: one wake-up however many
+// there were. Thread-safe.
+class WriteGroup : public WriteDone {
+ public:
+  explicit WriteGroup(int writes);
+  ~WriteGroup() override;
+  void Done(const absl::Status& status) override;
+  // The first error, or OK once all are done; kDeadlineExceeded when `deadline` passes first.
+  absl::Status Wait(absl::Time deadline);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+struct LaneOptions {
+  int batches_in_flight_max = 2;
+  size_t batch_events_max = 1000;
+  size_t batch_bytes_max = 1 << 20;
+  size_t queue_events_max = 20'000;
+};
+
+class Channels;
+
+// Writes to one service. Thread-safe. Outlives every call to it; the destructor fails what is still
+// queued.
+class Writer {
+ public:
+  virtual ~Writer() = default;
+  // Stores `event` by the deadline; retries what is safe with the same event id. A full queue is
+  // kResourceExhausted.
+  virtual void Write(EventRef event, absl::Time deadline, std::shared_ptr<WriteDone> done) = 0;
+};
+
+// `service` ("profile", "aggregate") labels metrics. `channels` must outlive the writer.
+std::unique_ptr<Writer> MakeWriter(std::string_view service, Channels& channels,
+                                   LaneOptions options);
+
+}  // namespace allezon::router
