@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "replica/committer.h"
+
+#include "absl/strings/str_cat.h"
+#include "rpc/metrics.h"
+
+namespace allezon::replica {
+namespace {
+
+struct Meters {
+  prometheus::Histogram& batch_events = rpc::MakeHistogram(
+      "allezon_committer_batch_events", "Events in one commit.", {}, rpc::SizeBuckets());
+  prometheus::Histogram& commit_seconds =
+      rpc::MakeHistogram("allezon_committer_commit_seconds",
+                         "Time of one commit, its WAL sync included.", {}, rpc::LatencyBuckets());
+  prometheus::Gauge& queue_events =
+      rpc::MakeGauge("allezon_committer_queue_events", "Events that wait for a commit.");
+  prometheus::Counter& failures =
+      rpc::MakeCounter("allezon_committer_failures_total", "Commits that the store refused.");
+};
+
+Meters& TheMeters() {
+  static Meters meters;
+  return meters;
+}
+
+}  // namespace
+
+Committer::Committer(Store& store, CommitterOptions options, std::function<void()> tick)
+    : store_(store), options_(options), tick_(std::move(tick)) {
+  TheMeters();
+  thread_ = std::thread([this] { Run(); });
+  tick_thread_ = std::thread([this] { RunTicks(); });
+}
+
+Committer::~Committer() { Stop(); }
+
+absl::Status Committer::Submit(std::unique_ptr<Submission> submission) {
+  const size_t events = submission->entries().size();
+  absl::MutexLock lock(&mutex_);
+  if (stopping_) return absl::UnavailableError("the node is shutting down");
+  if (queued_events_ > 0 && queued_events_ + events > options_.queue_events_max) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(queued_events_, " events wait for the disk already"));
+  }
+  queued_events_ += events;
+  queue_.push_back(std::move(submission));
+  return absl::OkStatus();
+}
+
+void Committer::Stop() {
+  {
+    absl::MutexLock lock(&mutex_);
+    stopping_ = true;
+  }
+  if (thread_.joinable()) thread_.join();
+  if (tick_thread_.joinable()) tick_thread_.join();
+}
+
+size_t Committer::queued_events() const {
+  absl::MutexLock lock(&mutex_);
+  return queued_events_;
+}
+
+Committer::Batch Committer::TakeBatch(absl::Time deadline) {
+  absl::MutexLock lock(&mutex_);
+  mutex_.AwaitWithDeadline(absl::Condition(
+                               +[](Committer* self) ABSL_EXCLUSIVE_LOCKS_REQUIRED(self->mutex_) {
+                                 return !self->queue_.empty() || self->stopping_;
+                               },
+                               this),
+                           deadline);
+  Batch batch;
+  size_t events = 0;
+  while (!queue_.empty()) {
+    const size_t next = queue_.front()->entries().size();
+    if (!batch.empty() && events + next > options_.batch_events_max) break;
+    events += next;
+    batch.push_back(std::move(queue_.front()));
+    queue_.pop_front();
+  }
+  queued_events_ -= events;
+  TheMeters().queue_events.Set(static_cast<double>(queued_events_));
+  return batch;
+}
+
+void Committer::CommitBatch(Batch batch) {
+  absl::Status status;
+  const absl::Time start = absl::Now();
+  size_t events = batch.front()->entries().size();
+  if (batch.size() == 1) {
+    status = store_.Commit(batch.front()->entries());
+  } else {
+    std::vector<LogEntry> entries;
+    for (const auto& submission : batch) {
+      const absl::Span<const LogEntry> more = submission->entries();
+      entries.insert(entries.end(), more.begin(), more.end());
+    }
+    events = entries.size();
+    status = store_.Commit(entries);
+  }
+  TheMeters().commit_seconds.Observe(absl::ToDoubleSeconds(absl::Now() - start));
+  TheMeters().batch_events.Observe(static_cast<double>(events));
+  if (!status.ok()) TheMeters().failures.Increment();
+  for (const auto& submission : batch) submission->Done(status);
+}
+
+void Committer::Run() {
+  absl::Time next_maintain = absl::Now() + options_.maintain_period;
+  while (true) {
+    Batch batch = TakeBatch(next_maintain);
+    if (!batch.empty()) CommitBatch(std::move(batch));
+    if (absl::Now() >= next_maintain) {
+      const bool more = store_.Maintain();
+      next_maintain = more ? absl::Now() : absl::Now() + options_.maintain_period;
+    }
+    absl::MutexLock lock(&mutex_);
+    if (stopping_ && queue_.empty()) return;
+  }
+}
+
+void Committer::RunTicks() {
+  const auto stopping =
+      +[](Committer* self) ABSL_EXCLUSIVE_LOCKS_REQUIRED(self->mutex_) { return self->stopping_; };
+  while (true) {
+    {
+      absl::MutexLock lock(&mutex_);
+      if (mutex_.AwaitWithTimeout(absl::Condition(stopping, this), options_.maintain_period)) {
+        return;
+      }
+    }
+    tick_();
+  }
+}
+
+}  // namespace allezon::replica

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Group commit: one thread owns the store's writes, takes what has queued up, commits it with one
+// WAL sync, and answers all of it.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/types/span.h"
+#include "replica/store.h"
+
+namespace allezon::replica {
+
+// Entries that are stored together and answered together.
+class Submission {
+ public:
+  virtual ~Submission() = default;
+  // The same each time; what they borrow lives as long as the submission.
+  virtual absl::Span<const LogEntry> entries() const = 0;
+  // Called once, on the committer's thread, unless Submit failed.
+  virtual void Done(const absl::Status& status) = 0;
+};
+
+struct CommitterOptions {
+  // Entries that may wait; beyond, Submit refuses.
+  size_t queue_events_max = 50'000;
+  // Entries that one WriteBatch takes, but for one submission that is larger by itself.
+  size_t batch_events_max = 2'000;
+  // How often Maintain and `tick` run.
+  absl::Duration maintain_period = absl::Seconds(1);
+};
+
+class Committer {
+ public:
+  // `store` must outlive it. `tick` is called every maintain_period by a thread of its own, for
+  // what must not hold commits up.
+  Committer(Store& store, CommitterOptions options, std::function<void()> tick);
+  // Stops.
+  ~Committer();
+
+  // kResourceExhausted where the queue is full, kUnavailable after Stop: the submission is dropped
+  // without a call to Done. Thread-safe.
+  absl::Status Submit(std::unique_ptr<Submission> submission);
+  // Commits what is queued, then ends the thread. Idempotent.
+  void Stop();
+
+  size_t queued_events() const;
+
+ private:
+  using Batch = std::vector<std::unique_ptr<Submission>>;
+
+  void Run();
+  void RunTicks();
+  // Waits for work until `deadline`; an empty batch where there was none.
+  Batch TakeBatch(absl::Time deadline);
+  void CommitBatch(Batch batch);
+
+  Store& store_;
+  const CommitterOptions options_;
+  const std::function<void()> tick_;
+  mutable absl::Mutex mutex_;
+  std::deque<std::unique_ptr<Submission>> queue_ ABSL_GUARDED_BY(mutex_);
+  size_t queued_events_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  std::thread thread_;       // joined by Stop
+  std::thread tick_thread_;  // joined by Stop
+};
+
+}  // namespace allezon::replica

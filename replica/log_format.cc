@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "replica/log_format.h"
+
+#include <algorithm>
+#include <bit>
+#include <concepts>
+#include <cstring>
+
+namespace allezon::replica {
+namespace {
+
+constexpr size_t kMinuteBytes = 8;
+constexpr size_t kShardBytes = 2;
+constexpr size_t kIdBytes = 16;
+constexpr uint64_t kSignBit = uint64_t{1} << 63;
+
+static_assert(std::endian::native == std::endian::little, "values are copied as they are");
+
+void AppendMinute(std::string& out, int64_t minute) {
+  const uint64_t big = __builtin_bswap64(static_cast<uint64_t>(minute) ^ kSignBit);
+  out.append(reinterpret_cast<const char*>(&big), sizeof(big));
+}
+
+void AppendShard(std::string& out, router::ShardId shard) {
+  out.push_back(static_cast<char>(shard >> 8));
+  out.push_back(static_cast<char>(shard & 0xff));
+}
+
+int64_t MinuteAt(const char* data) {
+  uint64_t big;
+  std::memcpy(&big, data, sizeof(big));
+  return static_cast<int64_t>(__builtin_bswap64(big) ^ kSignBit);
+}
+
+router::ShardId ShardAt(const char* data) {
+  return (static_cast<unsigned char>(data[0]) << 8) | static_cast<unsigned char>(data[1]);
+}
+
+template <std::integral T>
+void AppendValue(std::string& out, T value) {
+  out.append(reinterpret_cast<const char*>(&value), sizeof(value));
+}
+
+template <std::integral T>
+T ValueAt(const char* data) {
+  T value;
+  std::memcpy(&value, data, sizeof(value));
+  return value;
+}
+
+}  // namespace
+
+void Bucket::Add(std::string_view event_id, uint32_t accepted_s, std::string_view tag) {
+  const bool empty = digest.count == 0;
+  digest.Add(event_id, tag);
+  oldest_accepted_s = empty ? accepted_s : std::min(oldest_accepted_s, accepted_s);
+  newest_accepted_s = std::max(newest_accepted_s, accepted_s);
+}
+
+void Bucket::Add(const Bucket& other) {
+  if (other.digest.count == 0) return;
+  oldest_accepted_s = digest.count == 0 ? other.oldest_accepted_s
+                                        : std::min(oldest_accepted_s, other.oldest_accepted_s);
+  newest_accepted_s = std::max(newest_accepted_s, other.newest_accepted_s);
+  digest.Add(other.digest);
+}
+
+std::string LogKey(int64_t minute, router::ShardId shard, std::string_view event_id) {
+  std::string key;
+  key.reserve(kMinuteBytes + kShardBytes + event_id.size());
+  AppendMinute(key, minute);
+  AppendShard(key, shard);
+  key.append(event_id);
+  return key;
+}
+
+std::string BucketKey(int64_t minute, router::ShardId shard) { return LogKey(minute, shard, {}); }
+
+std::string MinuteKey(int64_t minute) {
+  std::string key;
+  AppendMinute(key, minute);
+  return key;
+}
+
+std::string KeyedKey(router::ShardId shard, std::string_view event_id) {
+  std::string key;
+  key.reserve(kShardBytes + event_id.size());
+  AppendShard(key, shard);
+  key.append(event_id);
+  return key;
+}
+
+std::optional<ParsedLogKey> ParseLogKey(std::string_view key) {
+  if (key.size() != kMinuteBytes + kShardBytes + kIdBytes) return std::nullopt;
+  return ParsedLogKey{MinuteAt(key.data()), ShardAt(key.data() + kMinuteBytes),
+                      key.substr(kMinuteBytes + kShardBytes)};
+}
+
+std::optional<ParsedBucketKey> ParseBucketKey(std::string_view key) {
+  if (key.size() != kMinuteBytes + kShardBytes) return std::nullopt;
+  return ParsedBucketKey{MinuteAt(key.data()), ShardAt(key.data() + kMinuteBytes)};
+}
+
+std::optional<int64_t> ParseMinuteKey(std::string_view key) {
+  if (key.size() != kMinuteBytes) return std::nullopt;
+  return MinuteAt(key.data());
+}
+
+std::string LogValue(uint32_t accepted_s, std::string_view tag) {
+  std::string value;
+  value.reserve(sizeof(accepted_s) + tag.size());
+  AppendValue(value, accepted_s);
+  value.append(tag);
+  return value;
+}
+
+std::optional<ParsedLogValue> ParseLogValue(std::string_view value) {
+  if (value.size() < sizeof(uint32_t)) return std::nullopt;
+  return ParsedLogValue{ValueAt<uint32_t>(value.data()), value.substr(sizeof(uint32_t))};
+}
+
+std::string BucketValue(const Bucket& bucket) {
+  std::string value;
+  AppendValue(value, bucket.digest.count);
+  AppendValue(value, absl::Uint128Low64(bucket.digest.sum));
+  AppendValue(value, absl::Uint128High64(bucket.digest.sum));
+  AppendValue(value, bucket.oldest_accepted_s);
+  AppendValue(value, bucket.newest_accepted_s);
+  return value;
+}
+
+std::optional<Bucket> ParseBucketValue(std::string_view value) {
+  if (value.size() != 32) return std::nullopt;
+  Bucket bucket;
+  bucket.digest.count = ValueAt<uint64_t>(value.data());
+  bucket.digest.sum =
+      absl::MakeUint128(ValueAt<uint64_t>(value.data() + 16), ValueAt<uint64_t>(value.data() + 8));
+  bucket.oldest_accepted_s = ValueAt<uint32_t>(value.data() + 24);
+  bucket.newest_accepted_s = ValueAt<uint32_t>(value.data() + 28);
+  return bucket;
+}
+
+std::string SecondsValue(uint32_t seconds) {
+  std::string value;
+  AppendValue(value, seconds);
+  return value;
+}
+
+std::optional<uint32_t> ParseSecondsValue(std::string_view value) {
+  if (value.size() != sizeof(uint32_t)) return std::nullopt;
+  return ValueAt<uint32_t>(value.data());
+}
+
+}  // namespace allezon::replica

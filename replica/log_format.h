@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// How the set is laid out on disk. DO NOT CHANGE what is written here without raising
+// kFormatVersion: data folders depend on it. Integers in keys are big endian, so that keys sort as
+// numbers do; integers in values are little endian.
+//
+//   log     minute (8, sign bit flipped) | shard (2) | event id (16)  ->  accepted_s (4) | tag
+//   digest  minute (8, sign bit flipped) | shard (2)                  ->  count (8) | sum (16) |
+//   oldest, newest accepted_s taken   minute (8, sign bit flipped)                              ->
+//   taken_through_s (4) keyed   shard (2) | event id (16)                                 -> minute
+//   (8, sign bit flipped)
+//
+// The minute comes first in the log: what comes in lands at the end of the key space, so that
+// compaction mostly moves files instead of merging them, and retention takes a whole minute with
+// one range.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "replica/digest.h"
+#include "router/shard.h"
+
+namespace allezon::replica {
+
+inline constexpr uint32_t kFormatVersion = 1;
+
+// A (shard, minute): what replicas compare. `oldest` and `newest` are of accepted_s; 0 where it is
+// empty.
+struct Bucket {
+  Digest digest;
+  uint32_t oldest_accepted_s = 0;
+  uint32_t newest_accepted_s = 0;
+
+  void Add(std::string_view event_id, uint32_t accepted_s, std::string_view tag);
+  void Add(const Bucket& other);
+};
+
+std::string LogKey(int64_t minute, router::ShardId shard, std::string_view event_id);
+std::string BucketKey(int64_t minute, router::ShardId shard);
+std::string MinuteKey(int64_t minute);
+std::string KeyedKey(router::ShardId shard, std::string_view event_id);
+
+struct ParsedLogKey {
+  int64_t minute;
+  router::ShardId shard;
+  std::string_view event_id;
+};
+// nullopt where the bytes are no such key.
+std::optional<ParsedLogKey> ParseLogKey(std::string_view key);
+struct ParsedBucketKey {
+  int64_t minute;
+  router::ShardId shard;
+};
+std::optional<ParsedBucketKey> ParseBucketKey(std::string_view key);
+std::optional<int64_t> ParseMinuteKey(std::string_view key);
+
+std::string LogValue(uint32_t accepted_s, std::string_view tag);
+struct ParsedLogValue {
+  uint32_t accepted_s;
+  std::string_view tag;
+};
+std::optional<ParsedLogValue> ParseLogValue(std::string_view value);
+
+std::string BucketValue(const Bucket& bucket);
+std::optional<Bucket> ParseBucketValue(std::string_view value);
+
+std::string SecondsValue(uint32_t seconds);
+std::optional<uint32_t> ParseSecondsValue(std::string_view value);
+
+}  // namespace allezon::replica

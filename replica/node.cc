@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "replica/node.h"
+
+#include <grpcpp/impl/service_type.h>
+
+#include <algorithm>
+#include <cstdio>
+
+#include "absl/flags/flag.h"
+#include "absl/strings/str_cat.h"
+#include "replica/committer.h"
+#include "replica/replica_service.h"
+#include "replica/store.h"
+#include "replica/store_metrics.h"
+#include "rpc/flags.h"
+#include "rpc/log.h"
+#include "rpc/metrics.h"
+#include "rpc/server.h"
+#include "rpc/signals.h"
+
+ABSL_FLAG(std::string, id, "", "this instance's id, one of --instances");
+ABSL_FLAG(std::string, listen, "", "host:port for gRPC; empty: the address that --instances gives");
+ABSL_FLAG(std::string, metrics, "127.0.0.1:0", "host:port that serves GET /metrics; port 0: any");
+ABSL_FLAG(std::string, data, "", "the data folder; made if it does not exist");
+ABSL_FLAG(std::string, instances, "",
+          "all instances of this service, the same everywhere: id=host:port[/zone],…");
+ABSL_FLAG(uint32_t, shards, allezon::router::kShardsDefault,
+          "number of shards; fixed once a cluster has data, the same everywhere");
+ABSL_FLAG(uint32_t, rf, 1, "replicas of each shard; the same everywhere");
+ABSL_FLAG(std::string, wal, "sync",
+          "sync: a tag is acknowledged once the disk has it; async: once the kernel has it, so "
+          "that a power cut may lose "
+          "the last moments");
+ABSL_FLAG(uint32_t, retention_s, 86'400,
+          "seconds of tag time that are kept, and that a tag stays after it was accepted");
+ABSL_FLAG(uint32_t, future_max_s, 86'400,
+          "tags further ahead of the clock are refused, in seconds");
+ABSL_FLAG(uint32_t, block_cache_mib, 256, "RocksDB's block cache, filters and indexes included");
+ABSL_FLAG(uint32_t, write_buffer_mib, 64, "each memtable of RocksDB");
+ABSL_FLAG(std::string, log_level, "info", "debug, info, warn or error");
+
+namespace allezon::replica {
+namespace {
+
+// How long a shutdown waits for calls under way.
+constexpr absl::Duration kShutdownGrace = absl::Seconds(5);
+
+int Fail(std::string_view what, const absl::Status& status) {
+  const std::string message(status.message());
+  rpc::LogError("start failed", {{"step", what}, {"detail", message}});
+  std::fprintf(stderr, "error: %s\n", message.c_str());
+  return 1;
+}
+
+absl::StatusOr<router::Placement> PlacementOfFlags() {
+  absl::StatusOr<std::vector<router::Instance>> instances =
+      router::ParseInstances(absl::GetFlag(FLAGS_instances));
+  if (!instances.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat("--instances: ", instances.status().message()));
+  }
+  absl::StatusOr<router::Placement> placement = router::MakePlacement(
+      *std::move(instances), absl::GetFlag(FLAGS_shards), absl::GetFlag(FLAGS_rf));
+  if (!placement.ok()) return placement.status();
+  if (placement->IndexOf(absl::GetFlag(FLAGS_id)) < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--id: '", absl::GetFlag(FLAGS_id), "' is not one of --instances"));
+  }
+  return placement;
+}
+
+absl::StatusOr<StoreOptions> StoreOptionsOfFlags(std::string_view service) {
+  StoreOptions options;
+  options.path = absl::GetFlag(FLAGS_data);
+  if (options.path.empty()) return absl::InvalidArgumentError("--data: name a data folder");
+  options.service = std::string(service);
+  options.shards = absl::GetFlag(FLAGS_shards);
+  const std::string wal = absl::GetFlag(FLAGS_wal);
+  if (wal != "sync" && wal != "async") {
+    return absl::InvalidArgumentError(absl::StrCat("--wal: '", wal, "' is neither sync nor async"));
+  }
+  options.sync_wal = wal == "sync";
+  options.retention = absl::Seconds(absl::GetFlag(FLAGS_retention_s));
+  options.block_cache_bytes = size_t{absl::GetFlag(FLAGS_block_cache_mib)} << 20;
+  options.write_buffer_bytes = size_t{absl::GetFlag(FLAGS_write_buffer_mib)} << 20;
+  return options;
+}
+
+NodeContext MakeContext(router::Channels& channels, router::Writer& writer) {
+  NodeContext context;
+  context.id = absl::GetFlag(FLAGS_id);
+  context.channels = &channels;
+  context.writer = &writer;
+  context.future_max = absl::Seconds(absl::GetFlag(FLAGS_future_max_s));
+  const router::Placement& placement = channels.placement();
+  context.self = static_cast<uint32_t>(placement.IndexOf(context.id));
+  for (const std::vector<router::Replica>& replicas : placement.replicas) {
+    context.holds.push_back(
+        std::any_of(replicas.begin(), replicas.end(),
+                    [&](const router::Replica& r) { return r.instance == context.self; }));
+  }
+  return context;
+}
+
+// Everything that lives while the node serves; built up and taken down in one order.
+int Serve(const NodeSpec& spec, router::Placement placement, const StoreOptions& store_options) {
+  const std::unique_ptr<View> view = spec.make_view(store_options.retention);
+  const absl::Time start = absl::Now();
+  absl::StatusOr<std::unique_ptr<Store>> store = Store::Open(store_options, *view);
+  if (!store.ok()) return Fail("open the data folder", store.status());
+  const StoreMetrics store_metrics(**store);
+  rpc::LogInfo("data folder open", {{"path", store_options.path},
+                                    {"store_id", (*store)->store_id()},
+                                    {"events", (*store)->EventCount()},
+                                    {"seconds", absl::ToDoubleSeconds(absl::Now() - start)}});
+  Committer committer(**store, CommitterOptions{}, [&] {
+    view->Tick();
+    store_metrics.Update();
+  });
+
+  router::Channels channels(std::move(placement));
+  std::unique_ptr<router::Writer> writer = router::MakeWriter(spec.service, channels, {});
+  const NodeContext context = MakeContext(channels, *writer);
+  ReplicaServiceImpl replica_service(context, committer);
+  const std::vector<std::unique_ptr<grpc::Service>> services = spec.make_services(*view, context);
+
+  rpc::ServerOptions server_options;
+  server_options.listen = absl::GetFlag(FLAGS_listen);
+  if (server_options.listen.empty()) {
+    server_options.listen = context.placement().instances[context.self].address;
+  }
+  server_options.services.push_back(&replica_service);
+  for (const auto& service : services) server_options.services.push_back(service.get());
+  server_options.health_names = spec.health_names;
+  server_options.health_names.emplace_back("allezon.v1.ReplicaService");
+  absl::StatusOr<std::unique_ptr<rpc::Server>> server = rpc::Server::Start(server_options);
+  if (!server.ok()) return Fail("listen", server.status());
+  absl::StatusOr<std::unique_ptr<rpc::MetricsServer>> metrics =
+      rpc::MetricsServer::Start(absl::GetFlag(FLAGS_metrics));
+  if (!metrics.ok()) return Fail("serve metrics", metrics.status());
+
+  (*server)->SetServing(true);
+  rpc::LogInfo("serving", {{"grpc_port", (*server)->port()}, {"metrics_port", (*metrics)->port()}});
+  const int signal = rpc::WaitForTermination();
+  rpc::LogInfo("shutting down", {{"signal", signal}});
+  (*server)->Shutdown(kShutdownGrace);
+  writer.reset();
+  committer.Stop();
+  (*store)->Close();
+  rpc::LogInfo("stopped");
+  return 0;
+}
+
+}  // namespace
+
+int RunNode(int argc, char** argv, const NodeSpec& spec) {
+  rpc::ParseFlags(argc, argv, spec.summary);
+  rpc::BlockTerminationSignals();
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
+  const std::string process = absl::StrCat(
+      absl::string_view(spec.service.data(), spec.service.size()), "/", absl::GetFlag(FLAGS_id));
+  if (!rpc::InitLog(absl::GetFlag(FLAGS_log_level), process)) {
+    return Fail("flags", absl::InvalidArgumentError(
+                             absl::StrCat("--log_level: '", absl::GetFlag(FLAGS_log_level),
+                                          "' is not one of debug, info, warn, error")));
+  }
+  absl::StatusOr<router::Placement> placement = PlacementOfFlags();
+  if (!placement.ok()) return Fail("flags", placement.status());
+  absl::StatusOr<StoreOptions> store_options = StoreOptionsOfFlags(spec.service);
+  if (!store_options.ok()) return Fail("flags", store_options.status());
+  return Serve(spec, *std::move(placement), *store_options);
+}
+
+}  // namespace allezon::replica

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Shared by the sources of Store only.
+#pragma once
+
+#include <rocksdb/status.h>
+
+#include <string_view>
+
+#include "absl/status/status.h"
+
+namespace allezon::replica {
+
+// Indexes of the column families; "default" holds whose folder it is.
+enum ColumnFamily { kMetaCf, kLogCf, kDigestCf, kTakenCf, kKeyedCf, kViewCf, kColumnFamilies };
+
+absl::Status FromRocks(const rocksdb::Status& status, std::string_view what);
+
+}  // namespace allezon::replica

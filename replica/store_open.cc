@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Opening a data folder: RocksDB's settings with their reasons, whose folder it is, the digests.
+#include <rocksdb/cache.h>
+#include <rocksdb/filter_policy.h>
+#include <rocksdb/table.h>
+
+#include <filesystem>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "replica/store.h"
+#include "replica/store_internal.h"
+
+namespace allezon::replica {
+namespace {
+
+constexpr char kFormatKey[] = "format";
+constexpr char kServiceKey[] = "service";
+constexpr char kShardsKey[] = "shards";
+constexpr char kStoreIdKey[] = "store_id";
+// Bits of bloom filter a key: about 1 % false positives; each one costs a dedupe look-up a block
+// read.
+constexpr double kBloomBitsPerKey = 10;
+// The WAL is cut by flushing the column family that holds it back; bounds start-up time.
+constexpr uint64_t kWalBytesMax = uint64_t{256} << 20;
+
+rocksdb::DBOptions DbOptions() {
+  rocksdb::DBOptions options;
+  options.create_if_missing = true;
+  options.create_missing_column_families = true;
+  options.max_total_wal_size = kWalBytesMax;
+  // A torn tail is what a power cut leaves behind a sync; anything older than the tail is a fault
+  // of the disk.
+  options.wal_recovery_mode = rocksdb::WALRecoveryMode::kPointInTimeRecovery;
+  // A WAL file that vanished is noticed instead of being taken for an empty one.
+  options.track_and_verify_wals_in_manifest = true;
+  // Compaction writes reach the disk in small steps, so that a WAL sync never queues behind a whole
+  // file.
+  options.bytes_per_sync = 1 << 20;
+  options.max_background_jobs = 2;
+  options.max_open_files = 1024;
+  options.keep_log_file_num = 4;
+  options.max_log_file_size = 16 << 20;
+  return options;
+}
+
+rocksdb::ColumnFamilyOptions SharedOptions(const StoreOptions& options,
+                                           const std::shared_ptr<rocksdb::Cache>& cache) {
+  rocksdb::BlockBasedTableOptions table;
+  table.block_cache = cache;
+  // Filters and indexes are counted in the cache, so that memory has one bound.
+  table.cache_index_and_filter_blocks = true;
+  table.pin_l0_filter_and_index_blocks_in_cache = true;
+  table.filter_policy.reset(rocksdb::NewBloomFilterPolicy(kBloomBitsPerKey));
+  table.format_version = 5;
+  rocksdb::ColumnFamilyOptions shared;
+  shared.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
+  shared.write_buffer_size = options.write_buffer_bytes;
+  // A second memtable fills while the first one is flushed; a third one keeps writers from waiting.
+  shared.max_write_buffer_number = 3;
+  shared.level_compaction_dynamic_level_bytes = true;
+  // Fast where data still moves, small where it stays.
+  shared.compression = rocksdb::kLZ4Compression;
+  shared.bottommost_compression = rocksdb::kZSTD;
+  return shared;
+}
+
+rocksdb::ColumnFamilyOptions LogOptions(rocksdb::ColumnFamilyOptions shared) {
+  // Most look-ups are for ids that are not there: the memtable answers them from a filter too.
+  shared.memtable_prefix_bloom_size_ratio = 0.05;
+  shared.memtable_whole_key_filtering = true;
+  // Retention leaves range tombstones; files that are mostly dead go soon.
+  shared.periodic_compaction_seconds = 0;
+  return shared;
+}
+
+absl::Status CheckFolder(const std::string& path) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  if (!fs::exists(path, error)) {
+    fs::create_directories(path, error);
+    if (error) {
+      return absl::UnavailableError(
+          absl::StrCat("data folder ", path, " cannot be made: ", error.message()));
+    }
+    return absl::OkStatus();
+  }
+  if (!fs::is_directory(path, error)) {
+    return absl::FailedPreconditionError(absl::StrCat("data folder ", path, " is not a folder"));
+  }
+  auto files = fs::directory_iterator(path, error);
+  if (error) {
+    return absl::UnavailableError(
+        absl::StrCat("data folder ", path, " cannot be read: ", error.message()));
+  }
+  // LOCK and LOG come first in a folder whose first start was cut short.
+  bool holds_other = false;
+  for (const auto& file : files) {
+    const std::string name = file.path().filename().string();
+    if (name == "CURRENT") return absl::OkStatus();
+    const bool ours = name == "LOCK" || name.starts_with("LOG") || name == "IDENTITY" ||
+                      name.starts_with("MANIFEST-") || name.ends_with(".dbtmp");
+    holds_other = holds_other || !ours;
+  }
+  if (holds_other) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "data folder ", path, " is not empty and holds no allezon data; name an empty one"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status FromRocks(const rocksdb::Status& status, std::string_view what) {
+  if (status.ok()) return absl::OkStatus();
+  const std::string message =
+      absl::StrCat(absl::string_view(what.data(), what.size()), ": ", status.ToString());
+  if (status.IsCorruption()) return absl::DataLossError(message);
+  if (status.IsInvalidArgument() || status.IsNotSupported()) {
+    return absl::FailedPreconditionError(message);
+  }
+  return absl::UnavailableError(message);
+}
+
+absl::Status Store::OpenDb() {
+  if (absl::Status status = CheckFolder(options_.path); !status.ok()) return status;
+  cache_ = rocksdb::NewLRUCache(options_.block_cache_bytes);
+  const rocksdb::ColumnFamilyOptions shared = SharedOptions(options_, cache_);
+  rocksdb::ColumnFamilyOptions view_options = shared;
+  view_.Configure(view_options);
+  std::vector<rocksdb::ColumnFamilyDescriptor> descriptors(kColumnFamilies);
+  descriptors[kMetaCf] = {rocksdb::kDefaultColumnFamilyName, shared};
+  descriptors[kLogCf] = {"log", LogOptions(shared)};
+  descriptors[kDigestCf] = {"digest", shared};
+  descriptors[kTakenCf] = {"taken", shared};
+  descriptors[kKeyedCf] = {"keyed", LogOptions(shared)};
+  descriptors[kViewCf] = {"view", view_options};
+  rocksdb::DB* db = nullptr;
+  const rocksdb::Status status =
+      rocksdb::DB::Open(DbOptions(), options_.path, descriptors, &column_families_, &db);
+  db_.reset(db);
+  return FromRocks(status, absl::StrCat("data folder ", options_.path));
+}
+
+absl::Status Store::CheckIdentity() {
+  rocksdb::ColumnFamilyHandle* meta = column_families_[kMetaCf];
+  const std::string format = absl::StrCat(kFormatVersion);
+  const std::string shards = absl::StrCat(options_.shards);
+  std::string found;
+  rocksdb::Status status = db_->Get({}, meta, kFormatKey, &found);
+  if (status.IsNotFound()) {
+    store_id_ = absl::BytesToHexString(absl::string_view(router::RandomEventId().data(), 16));
+    rocksdb::WriteBatch batch;
+    batch.Put(meta, kFormatKey, format);
+    batch.Put(meta, kServiceKey, options_.service);
+    batch.Put(meta, kShardsKey, shards);
+    batch.Put(meta, kStoreIdKey, store_id_);
+    rocksdb::WriteOptions write;
+    write.sync = true;
+    return FromRocks(db_->Write(write, &batch), absl::StrCat("data folder ", options_.path));
+  }
+  if (!status.ok()) return FromRocks(status, absl::StrCat("data folder ", options_.path));
+  if (found != format) {
+    return absl::FailedPreconditionError(absl::StrCat("data folder ", options_.path, " has format ",
+                                                      found, ", this program ", format));
+  }
+  const auto expect = [&](const char* key, const std::string& want) {
+    std::string value;
+    const rocksdb::Status got = db_->Get({}, meta, key, &value);
+    if (!got.ok()) return FromRocks(got, absl::StrCat("data folder ", options_.path, ", ", key));
+    if (value == want) return absl::OkStatus();
+    return absl::FailedPreconditionError(absl::StrCat("data folder ", options_.path, " belongs to ",
+                                                      key, " ", value, ", not ", want));
+  };
+  if (absl::Status s = expect(kServiceKey, options_.service); !s.ok()) return s;
+  if (absl::Status s = expect(kShardsKey, shards); !s.ok()) return s;
+  return FromRocks(db_->Get({}, meta, kStoreIdKey, &store_id_),
+                   absl::StrCat("data folder ", options_.path, ", store_id"));
+}
+
+absl::Status Store::LoadDigests() {
+  absl::MutexLock lock(&mutex_);
+  std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator({}, column_families_[kDigestCf]));
+  for (it->SeekToFirst(); it->Valid(); it->Next()) {
+    const auto key = ParseBucketKey(it->key().ToStringView());
+    const auto bucket = ParseBucketValue(it->value().ToStringView());
+    if (!key || !bucket) {
+      return absl::DataLossError(
+          absl::StrCat("data folder ", options_.path, " has a digest that cannot be read"));
+    }
+    event_count_ += bucket->digest.count;
+    minutes_[key->minute][key->shard] = *bucket;
+  }
+  if (!it->status().ok()) return FromRocks(it->status(), "reading digests");
+  std::unique_ptr<rocksdb::Iterator> taken(db_->NewIterator({}, column_families_[kTakenCf]));
+  for (taken->SeekToFirst(); taken->Valid(); taken->Next()) {
+    const auto minute = ParseMinuteKey(taken->key().ToStringView());
+    const auto through_s = ParseSecondsValue(taken->value().ToStringView());
+    if (!minute || !through_s) {
+      return absl::DataLossError(absl::StrCat("data folder ", options_.path,
+                                              " has a record of retention that cannot be read"));
+    }
+    taken_through_s_[*minute] = *through_s;
+  }
+  return FromRocks(taken->status(), "reading what retention took");
+}
+
+absl::StatusOr<std::unique_ptr<Store>> Store::Open(StoreOptions options, View& view) {
+  std::unique_ptr<Store> store(new Store(std::move(options), view));
+  if (absl::Status s = store->OpenDb(); !s.ok()) return s;
+  if (absl::Status s = store->CheckIdentity(); !s.ok()) return s;
+  if (absl::Status s = store->LoadDigests(); !s.ok()) return s;
+  ViewContext context;
+  context.db = store->db_.get();
+  context.column_family = store->column_families_[kViewCf];
+  context.log = store.get();
+  if (absl::Status s = view.Open(context); !s.ok()) return s;
+  return store;
+}
+
+}  // namespace allezon::replica

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the tests of the store and the committer share: temporary folders, entries made from tags, a
+// view that remembers.
+#pragma once
+
+#include <gtest/gtest.h>
+#include <rocksdb/write_batch.h>
+
+#include <deque>
+#include <filesystem>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "replica/store.h"
+#include "replica/view.h"
+#include "router/writer.h"
+
+namespace allezon::replica {
+
+// A folder that goes when the test does.
+class TempFolder {
+ public:
+  TempFolder() {
+    std::string pattern = (std::filesystem::temp_directory_path() / "allezon-test-XXXXXX").string();
+    path_ = mkdtemp(pattern.data());
+  }
+  ~TempFolder() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+// Owns what its entries borrow.
+class Entries {
+ public:
+  // A VIEW of `cookie`; an empty key gets a random id.
+  const LogEntry& Add(const std::string& cookie, int64_t time_ms, const std::string& key = "",
+                      uint32_t accepted_s = 1000, int price = 1, uint32_t shards = 128) {
+    v1::Tag& tag = tags_.emplace_back();
+    tag.set_cookie(cookie);
+    tag.set_time_ms(time_ms);
+    tag.set_action(v1::ACTION_VIEW);
+    tag.set_device(v1::DEVICE_PC);
+    tag.mutable_product_info()->set_price(price);
+    LogEntry& entry = entries_.emplace_back();
+    entry.shard = router::ShardOf(cookie, shards);
+    entry.minute = router::MinuteOf(time_ms);
+    entry.time_ms = time_ms;
+    entry.id = key.empty() ? router::RandomEventId() : router::KeyedEventId(key, cookie);
+    entry.accepted_s = accepted_s;
+    entry.tag = bytes_.emplace_back(tag.SerializeAsString());
+    entry.parsed = &tag;
+    return entry;
+  }
+  absl::Span<const LogEntry> all() const { return entries_; }
+
+ private:
+  std::vector<LogEntry> entries_;
+  std::deque<v1::Tag> tags_;
+  std::deque<std::string> bytes_;
+};
+
+// Keeps a row an event in its column family and counts what it was told.
+class RememberingView : public View {
+ public:
+  void Configure(rocksdb::ColumnFamilyOptions&) override {}
+  absl::Status Open(const ViewContext& context) override {
+    context_ = context;
+    return absl::OkStatus();
+  }
+  void Stage(absl::Span<const LogEntry> entries, rocksdb::WriteBatch& batch) override {
+    for (const LogEntry& entry : entries) {
+      batch.Put(context_.column_family, rocksdb::Slice(entry.id.data(), entry.id.size()), "");
+    }
+  }
+  void Committed(absl::Span<const LogEntry> entries) override { committed += entries.size(); }
+  void StageTakeMinute(int64_t, uint32_t, rocksdb::WriteBatch&) override {}
+  void MinuteTaken(int64_t minute, uint32_t) override { taken.push_back(minute); }
+  void Tick() override {}
+  void Close() override { ++closed; }
+
+  int Rows() const {
+    std::unique_ptr<rocksdb::Iterator> it(context_.db->NewIterator({}, context_.column_family));
+    int rows = 0;
+    for (it->SeekToFirst(); it->Valid(); it->Next()) ++rows;
+    return rows;
+  }
+
+  size_t committed = 0;
+  int closed = 0;
+  std::vector<int64_t> taken;
+
+ private:
+  ViewContext context_;
+};
+
+}  // namespace allezon::replica
