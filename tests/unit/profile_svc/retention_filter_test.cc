@@ -154,6 +154,28 @@ TEST(RetentionFilterTest, VersionsOfOneKeyCountOnceAndGoAsOne) {
   EXPECT_EQ(OnlyTimesOf(db.db()).size(), 200u);
 }
 
+// RocksDB asks once for each key; the filter does not depend on it.
+TEST(RetentionFilterTest, AKeyThatPassesTwiceCountsOnce) {
+  const auto newest = std::make_shared<NewestTime>(1'000'000);
+  RetentionFilterFactory factory(newest, absl::ZeroDuration(), absl::Now);
+  const auto filter = factory.CreateCompactionFilter({});
+  std::string value;
+  SetAccepted(value, kAcceptedS);
+  std::string new_value;
+  std::string skip_until;
+  for (int i = 0; i <= 200; ++i) {
+    std::string key;
+    SetPrefix(key, 3, "c", v1::ACTION_VIEW);
+    AppendInvertedTime(key, 1000 - i);
+    key.append(kEventIdBytes, 'i');
+    for (int version = 0; version < 3; ++version) {
+      const auto decision = filter->FilterV2(0, key, rocksdb::CompactionFilter::ValueType::kValue,
+                                             value, &new_value, &skip_until);
+      EXPECT_EQ(decision == rocksdb::CompactionFilter::Decision::kRemove, i == 200) << i;
+    }
+  }
+}
+
 TEST(RetentionFilterTest, ARowBelowDoesNotComeBackWhenItsNewVersionGoes) {
   ViewInDb db(absl::ZeroDuration());
   db.Put(RowsOf(300));
