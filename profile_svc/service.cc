@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "profile_svc/call_metrics.h"
 #include "router/add_tags.h"
+#include "router/tag_rules.h"
 #include "rpc/status.h"
 
 namespace allezon::profile_svc {
@@ -22,12 +23,11 @@ constexpr absl::Duration kGetProfileTimeoutMax = absl::Seconds(10);
 // After this the caller may try again when a queue is full.
 constexpr absl::Duration kRetryDelay = absl::Milliseconds(100);
 
-constexpr size_t kCookieBytesMax = 256;
-
 absl::Status CheckCookie(std::string_view cookie) {
   if (cookie.empty()) return rpc::InvalidField("cookie", "is empty");
-  if (cookie.size() > kCookieBytesMax) {
-    return rpc::InvalidField("cookie", absl::StrCat("is longer than ", kCookieBytesMax, " bytes"));
+  if (cookie.size() > router::kTextBytesMax) {
+    return rpc::InvalidField("cookie",
+                             absl::StrCat("is longer than ", router::kTextBytesMax, " bytes"));
   }
   return absl::OkStatus();
 }
@@ -41,7 +41,7 @@ absl::Status QueueFull() {
 absl::Status CheckGet(const v1::GetProfileRequest& request) {
   if (absl::Status status = CheckCookie(request.cookie()); !status.ok()) return status;
   if (request.from_ms() > request.to_ms()) {
-    return rpc::InvalidField("from_ms", "the range ends before it starts");
+    return rpc::InvalidField("to_ms", "is before from_ms");
   }
   switch (request.consistency()) {
     case v1::CONSISTENCY_UNSPECIFIED:

@@ -260,7 +260,7 @@ TEST_F(ProfileServiceTest, GetProfileRefusesWhatMakesNoSense) {
   request.set_cookie("c");
   EXPECT_EQ(GetProfile(request), absl::OkStatus()) << "an empty range is empty";
   request.set_from_ms(1);
-  EXPECT_EQ(rpc::FieldOf(GetProfile(request)), "from_ms");
+  EXPECT_EQ(rpc::FieldOf(GetProfile(request)), "to_ms");
   request.set_to_ms(1);
   request.set_consistency(static_cast<v1::Consistency>(9));
   EXPECT_EQ(rpc::FieldOf(GetProfile(request)), "consistency");
