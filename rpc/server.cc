@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "rpc/server.h"
+
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/security/server_credentials.h>
+#include <grpcpp/server.h>
+#include <grpcpp/server_builder.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/memory/memory.h"
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
+#include "rpc/address.h"
+
+namespace allezon::rpc {
+namespace {
+
+// Clients may ping every 10 s, also between calls; half of it leaves room for a ping that comes
+// early because the one before was late. Faster ones are sent away with too_many_pings.
+constexpr int kClientPingMin_ms = 5'000;
+// The server's own pings, which find connections whose client has vanished.
+constexpr int kServerPing_ms = 30'000;
+constexpr int kServerPingTimeout_ms = 10'000;
+// More than a handler should ever be given; also keeps the deadline inside the clock's range.
+constexpr absl::Duration kGraceMax = absl::Hours(1);
+
+// Once a process, before the first server: gRPC reads both when a server is built.
+void EnablePlugins() {
+  [[maybe_unused]] static const bool once = [] {
+    grpc::EnableDefaultHealthCheckService(true);
+    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+    return true;
+  }();
+}
+
+}  // namespace
+
+struct Server::Impl {
+  std::unique_ptr<grpc::Server> server;
+  std::vector<std::string> health_names;
+  int port = 0;
+  absl::Mutex mutex;
+  bool shut_down ABSL_GUARDED_BY(mutex) = false;
+
+  void SetHealth(bool serving) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    for (const std::string& name : health_names) {
+      server->GetHealthCheckService()->SetServingStatus(name, serving);
+    }
+  }
+};
+
+Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options) {
+  const absl::StatusOr<HostPort> address = ParseHostPort(options.listen);
+  if (!address.ok()) return address.status();
+  if (absl::Status status = CheckListenable(*address); !status.ok()) return status;
+  EnablePlugins();
+
+  auto impl = std::make_unique<Impl>();
+  grpc::ServerBuilder builder;
+  // gRPC's own choice is SO_REUSEPORT, with which two processes share a port in silence.
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
+                             kClientPingMin_ms);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kServerPing_ms);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kServerPingTimeout_ms);
+  builder.SetMaxReceiveMessageSize(options.message_bytes_max);
+  builder.SetMaxSendMessageSize(options.message_bytes_max);
+  builder.AddListeningPort(options.listen, grpc::InsecureServerCredentials(), &impl->port);
+  for (grpc::Service* service : options.services) builder.RegisterService(service);
+  impl->server = builder.BuildAndStart();
+  if (impl->server == nullptr || impl->port == 0) {
+    return absl::UnavailableError(absl::StrCat("cannot listen on ", options.listen));
+  }
+  impl->health_names = options.health_names;
+  impl->health_names.push_back("");
+  auto server = absl::WrapUnique(new Server(std::move(impl)));
+  server->SetServing(false);
+  return server;
+}
+
+Server::~Server() { Shutdown(absl::ZeroDuration()); }
+
+int Server::port() const { return impl_->port; }
+
+void Server::SetServing(bool serving) {
+  absl::MutexLock lock(&impl_->mutex);
+  if (!impl_->shut_down) impl_->SetHealth(serving);
+}
+
+void Server::Shutdown(absl::Duration grace) {
+  {
+    absl::MutexLock lock(&impl_->mutex);
+    if (!std::exchange(impl_->shut_down, true)) impl_->SetHealth(false);
+  }
+  const absl::Duration bounded = std::clamp(grace, absl::ZeroDuration(), kGraceMax);
+  impl_->server->Shutdown(absl::ToChronoTime(absl::Now() + bounded));
+  impl_->server->Wait();
+}
+
+}  // namespace allezon::rpc

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "rpc/signals.h"
+
+#include <pthread.h>
+#include <signal.h>
+
+#include <cstdlib>
+
+namespace allezon::rpc {
+namespace {
+
+sigset_t TerminationSignals() {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGTERM);
+  sigaddset(&set, SIGINT);
+  return set;
+}
+
+}  // namespace
+
+void BlockTerminationSignals() {
+  const sigset_t set = TerminationSignals();
+  // Fails only for arguments that are wrong, and a process that cannot be ended well must not run.
+  if (pthread_sigmask(SIG_BLOCK, &set, nullptr) != 0) abort();
+  if (signal(SIGPIPE, SIG_IGN) == SIG_ERR) abort();
+}
+
+int WaitForTermination() {
+  const sigset_t set = TerminationSignals();
+  int number = 0;
+  while (sigwait(&set, &number) != 0) {
+  }
+  return number;
+}
+
+}  // namespace allezon::rpc
