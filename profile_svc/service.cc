@@ -5,9 +5,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "profile_svc/call_metrics.h"
 #include "router/add_tags.h"
 #include "router/tag_rules.h"
+#include "rpc/call_metrics.h"
 #include "rpc/status.h"
 
 namespace allezon::profile_svc {
@@ -66,16 +66,16 @@ absl::Status ParseTags(const std::vector<std::string>& serialised,
 }
 
 // Ends a call and counts it.
-void Finish(grpc::ServerUnaryReactor* reactor, CallMetrics& metrics, absl::Time start,
+void Finish(grpc::ServerUnaryReactor* reactor, rpc::CallMetrics& metrics, absl::Time start,
             const absl::Status& status) {
   metrics.Ended(start, status);
   reactor->Finish(rpc::ToGrpc(status));
 }
 
 struct Meters {
-  CallMetrics read_profile{"ReadProfile"};
-  CallMetrics add_tags{"AddTags"};
-  CallMetrics get_profile{"GetProfile"};
+  rpc::CallMetrics read_profile{"ReadProfile"};
+  rpc::CallMetrics add_tags{"AddTags"};
+  rpc::CallMetrics get_profile{"GetProfile"};
 };
 
 Meters& TheMeters() {
@@ -117,7 +117,7 @@ grpc::ServerUnaryReactor* ProfileReplicaServiceImpl::ReadProfile(
     grpc::CallbackServerContext* call, const v1::ReadProfileRequest* request,
     v1::ReadProfileResponse* response) {
   const absl::Time start = absl::Now();
-  CallMetrics& metrics = TheMeters().read_profile;
+  rpc::CallMetrics& metrics = TheMeters().read_profile;
   grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
   if (absl::Status status = Check(*request); !status.ok()) {
     Finish(reactor, metrics, start, status);
@@ -168,7 +168,7 @@ grpc::ServerUnaryReactor* ProfileServiceImpl::GetProfile(grpc::CallbackServerCon
                                                          const v1::GetProfileRequest* request,
                                                          v1::GetProfileResponse* response) {
   const absl::Time start = absl::Now();
-  CallMetrics& metrics = TheMeters().get_profile;
+  rpc::CallMetrics& metrics = TheMeters().get_profile;
   grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
   if (absl::Status status = CheckGet(*request); !status.ok()) {
     Finish(reactor, metrics, start, status);

@@ -8,10 +8,10 @@
 
 #include "allezon/v1/profile.grpc.pb.h"
 #include "allezon/v1/profile_replica.grpc.pb.h"
-#include "profile_svc/blocking_calls.h"
 #include "profile_svc/profile_view.h"
 #include "replica/node.h"
 #include "router/readers.h"
+#include "rpc/blocking_calls.h"
 
 namespace allezon::profile_svc {
 
@@ -32,7 +32,7 @@ class ProfileReplicaServiceImpl final : public v1::ProfileReplicaService::Callba
 
   const replica::NodeContext& context_;
   const ProfileView& view_;
-  BlockingCalls disk_reads_;
+  rpc::BlockingCalls disk_reads_;
 };
 
 // Promises and errors are those of the proto.
@@ -55,7 +55,7 @@ class ProfileServiceImpl final : public v1::ProfileService::CallbackService {
 
   const replica::NodeContext& context_;
   const std::unique_ptr<router::ProfileReader> reader_;
-  BlockingCalls forwarded_reads_;
+  rpc::BlockingCalls forwarded_reads_;
 };
 
 }  // namespace allezon::profile_svc

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "profile_svc/blocking_calls.h"
+#include "rpc/blocking_calls.h"
 
 #include <utility>
 
-namespace allezon::profile_svc {
+namespace allezon::rpc {
 
 BlockingCalls::BlockingCalls(int threads, size_t calls_queued_max)
     : calls_queued_max_(calls_queued_max) {
@@ -43,4 +43,4 @@ void BlockingCalls::Work() {
   }
 }
 
-}  // namespace allezon::profile_svc
+}  // namespace allezon::rpc

@@ -10,15 +10,15 @@
 #include "absl/time/time.h"
 #include "rpc/metrics.h"
 
-namespace allezon::profile_svc {
+namespace allezon::rpc {
 
 // Thread-safe.
 class CallMetrics {
  public:
   explicit CallMetrics(std::string method)
       : method_(std::move(method)),
-        seconds_(rpc::MakeHistogram("allezon_rpc_seconds", "Time of a call in its handler.",
-                                    {{"method", method_}}, rpc::LatencyBuckets())),
+        seconds_(MakeHistogram("allezon_rpc_seconds", "Time of a call in its handler.",
+                               {{"method", method_}}, LatencyBuckets())),
         ok_(Calls(absl::StatusCode::kOk)) {}
 
   void Ended(absl::Time start, const absl::Status& status) {
@@ -28,8 +28,8 @@ class CallMetrics {
 
  private:
   prometheus::Counter& Calls(absl::StatusCode code) {
-    return rpc::MakeCounter("allezon_rpc_calls_total", "Calls that ended, by their code.",
-                            {{"method", method_}, {"code", absl::StatusCodeToString(code)}});
+    return MakeCounter("allezon_rpc_calls_total", "Calls that ended, by their code.",
+                       {{"method", method_}, {"code", absl::StatusCodeToString(code)}});
   }
 
   const std::string method_;
@@ -37,4 +37,4 @@ class CallMetrics {
   prometheus::Counter& ok_;
 };
 
-}  // namespace allezon::profile_svc
+}  // namespace allezon::rpc

@@ -13,7 +13,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 
-namespace allezon::profile_svc {
+namespace allezon::rpc {
 
 // Thread-safe.
 class BlockingCalls {
@@ -36,4 +36,4 @@ class BlockingCalls {
   std::vector<std::thread> threads_;  // joined by the destructor
 };
 
-}  // namespace allezon::profile_svc
+}  // namespace allezon::rpc
