@@ -1,0 +1,540 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A cluster of separate processes on this machine: the gateways and the nodes of both services.
+
+Everything about one cluster lives in one folder:
+
+    cluster.json     what runs: ids, addresses, pids, and the argv and cwd that start each process again
+    settings.json    what was chosen when the folder was made: numbers of nodes, shards, rf, ports
+    data/<id>/       the data of a node
+    log/<id>.log     what a process printed, appended to over restarts
+    lock             held while somebody supervises the cluster; holds that process's pid
+
+Ports are chosen once and kept, so that a second start on the same folder finds its data at the same
+addresses. A node that somebody else starts again, by its argv in its cwd, is still part of the
+cluster: a process belongs to it when its command line and working folder are those of an entry.
+
+Class Cluster is for one thread at a time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import fcntl
+import http.client
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from typing import Callable, Optional, Sequence
+
+SERVICES = ("gateways", "profile", "aggregate")  # the keys of cluster.json
+PROGRAMS = {
+    "gateways": "allezon-gateway",
+    "profile": "allezon-profile",
+    "aggregate": "allezon-aggregate",
+}
+SHARDS_DEFAULT = 128
+LOG_LINES_SHOWN = 20
+LOG_BYTES_READ_MAX = 64 * 1024
+POLL_S = 0.05
+READY_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 30.0
+PORT_TRIES_MAX = 2000
+
+
+class ClusterError(Exception):
+    """What went wrong, in words for the person who started the cluster."""
+
+
+@dataclasses.dataclass
+class Settings:
+    """What the data in a folder depends on (all but `gateways`), and the ports that were chosen."""
+
+    gateways: int = 1
+    profiles: int = 3
+    aggregates: int = 3
+    rf: int = 1
+    shards: int = SHARDS_DEFAULT
+    ports: dict = dataclasses.field(default_factory=dict)  # "g0", "p0", "p0/metrics" -> port
+
+    def ids(self, service: str) -> list[str]:
+        count = {"gateways": self.gateways, "profile": self.profiles, "aggregate": self.aggregates}
+        return [f"{service[0]}{i}" for i in range(count[service])]
+
+    def check(self) -> None:
+        for name, value in (("gateways", self.gateways), ("profiles", self.profiles),
+                            ("aggregates", self.aggregates), ("rf", self.rf),
+                            ("shards", self.shards)):
+            if not isinstance(value, int) or value < 1:
+                raise ClusterError(f"--{name} is {value}: it must be 1 or more")
+        for name, value in (("profiles", self.profiles), ("aggregates", self.aggregates)):
+            if self.rf > value:
+                raise ClusterError(
+                    f"--rf {self.rf} asks for {self.rf} replicas of every shard, but there are only "
+                    f"{value} {name}: lower --rf, or raise --{name} to at least {self.rf}")
+
+
+def make_settings(folder: pathlib.Path, **wanted) -> Settings:
+    """The settings of a folder: those it was made with, or new ones. `wanted` holds what was asked
+    for (None: as it was, or the default). Numbers that the data depends on cannot change."""
+    wanted = {name: value for name, value in wanted.items() if value is not None}
+    try:
+        settings = Settings(**json.loads((folder / "settings.json").read_text()))
+    except FileNotFoundError:
+        settings = Settings(**wanted)
+        settings.check()
+        return settings
+    except (ValueError, TypeError) as error:
+        raise ClusterError(f"{folder}/settings.json cannot be read ({error}): "
+                           "use another --dir, or remove this one with its data") from error
+    for name, value in wanted.items():
+        was = getattr(settings, name)
+        if name != "gateways" and value != was:
+            raise ClusterError(
+                f"{folder} holds the data of a cluster with --{name} {was}, which --{name} {value} "
+                "would not find: leave the option out, use another --dir, or remove this one with "
+                "its data")
+        setattr(settings, name, value)
+    settings.check()
+    return settings
+
+
+class Cluster:
+    """The processes of one folder.
+
+    folder      where everything lives; made if it is not there
+    bin_dir     the folder with the three programs
+    settings    from make_settings
+    port        of the first gateway, the others follow; 0: kept, or any free ones
+    extra_args  more flags: by service ("gateways", "profile", "aggregate") or by id ("p1")
+    env         more environment variables for every process
+    note        called with a line of text when there is something to tell
+    """
+
+    def __init__(self, folder, bin_dir, settings: Settings, *, port: int = 0,
+                 host: str = "127.0.0.1", extra_args: Optional[dict[str, Sequence[str]]] = None,
+                 env: Optional[dict[str, str]] = None, log_level: str = "info",
+                 note: Callable[[str], None] = lambda line: None):
+        self.folder = pathlib.Path(folder).resolve()
+        self.bin_dir = pathlib.Path(bin_dir).resolve()
+        self.settings = settings
+        self.host = host
+        self.extra_args = extra_args or {}
+        self.env = env or {}
+        self.log_level = log_level
+        self.note = note
+        self.entries: dict[str, list[dict]] = {}
+        self._port = port
+        self._children: dict[str, subprocess.Popen] = {}
+        self._lock: Optional[int] = None
+
+    # --- life -------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Starts every process. ClusterError, with nothing left running, where one cannot be."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.take_lock()
+        try:
+            self._refuse_leftovers()
+            for program in PROGRAMS.values():
+                if not os.access(self.bin_dir / program, os.X_OK):
+                    raise ClusterError(f"{self.bin_dir / program} is not there: ./dev build")
+            self._choose_ports()
+            _write(self.folder / "settings.json", dataclasses.asdict(self.settings))
+            self.entries = self._make_entries()
+            self._refuse_taken_ports()
+            (self.folder / "log").mkdir(exist_ok=True)
+            for service in ("profile", "aggregate", "gateways"):
+                for entry in self.entries[service]:
+                    self._spawn(entry)
+            self._save()
+        except BaseException:
+            self.stop(timeout_s=5)
+            raise
+
+    def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
+        """Waits until every gateway says on /readyz that it reaches a replica of every shard.
+        ClusterError where a process ends first (with its last log lines) or time runs out."""
+        deadline = time.monotonic() + timeout_s
+        waiting = [entry["id"] for entry in self.entries["gateways"]]
+        answer = "nothing was asked yet"
+        while True:
+            self._refuse_dead()
+            still = []
+            for id_ in waiting:
+                answer = self._readyz(id_)
+                if answer != "200":
+                    still.append(id_)
+            waiting = still
+            if not waiting:
+                return
+            if time.monotonic() > deadline:
+                raise ClusterError(
+                    f"not ready after {timeout_s:.0f} s: {', '.join(waiting)} answers /readyz with "
+                    f"{answer}\n" + "\n".join(self.log_tail(id_) for id_ in waiting))
+            time.sleep(POLL_S)
+
+    def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> dict[str, int]:
+        """Ends every process of the folder: gateways first, then the nodes, by SIGTERM, and by
+        SIGKILL what is still there after `timeout_s`. Returns the exit codes of those that this
+        object started and that still ran (as subprocess has them: negative is a signal)."""
+        codes: dict[str, int] = {}
+        for services in (("gateways",), ("profile", "aggregate")):
+            entries = [e for service in services for e in self.entries.get(service, [])]
+            self._stop_entries(entries, timeout_s, codes)
+        for entry in self.all_entries():
+            entry["pid"] = None
+        if self.entries:
+            self._save()
+        self.release_lock()
+        return codes
+
+    # --- one process ------------------------------------------------------------------------
+
+    def all_entries(self) -> list[dict]:
+        return [entry for service in SERVICES for entry in self.entries.get(service, [])]
+
+    def entry(self, id_: str) -> dict:
+        for entry in self.all_entries():
+            if entry["id"] == id_:
+                return entry
+        raise KeyError(id_)
+
+    def kill(self, id_: str, sig: int = signal.SIGKILL, wait_s: Optional[float] = None) -> None:
+        """Sends a signal to a process. After SIGKILL and SIGTERM, waits until it is gone (at most
+        `wait_s`, by default STOP_TIMEOUT_S; ClusterError past that); other signals do not wait
+        unless `wait_s` is given."""
+        entry = self.entry(id_)
+        pid = entry["pid"] if runs(entry, entry["pid"]) else find(entry)
+        if pid is None:
+            raise ClusterError(f"{id_} does not run")
+        os.kill(pid, sig)
+        if wait_s is None and sig in (signal.SIGKILL, signal.SIGTERM):
+            wait_s = STOP_TIMEOUT_S
+        if wait_s is not None and not self._wait_gone(entry, pid, wait_s):
+            raise ClusterError(f"{id_} (pid {pid}) still runs {wait_s:.0f} s after signal {sig}")
+
+    def restart(self, id_: str) -> None:
+        """Starts a process that has ended again, by its argv in its cwd. Does not wait for it to
+        be ready."""
+        entry = self.entry(id_)
+        if find(entry) is not None:
+            raise ClusterError(f"{id_} still runs")
+        self._spawn(entry)
+        self._save()
+
+    def running(self, id_: str) -> bool:
+        return find(self.entry(id_)) is not None
+
+    def exit_code(self, id_: str) -> Optional[int]:
+        """Of the process that this object started last as `id_`; None while it runs."""
+        return self._children[id_].poll()
+
+    def died(self) -> list[tuple[str, int, int]]:
+        """The processes, of those that this object started, that ended by themselves since the
+        last call: (id, pid, exit code), the code as subprocess has it."""
+        gone = []
+        for entry in self.all_entries():
+            child = self._children.get(entry["id"])
+            if child is not None and child.poll() is not None:
+                del self._children[entry["id"]]
+                gone.append((entry["id"], child.pid, child.returncode))
+        return gone
+
+    def adopt(self) -> list[tuple[str, int]]:
+        """The processes that somebody else started again since the last call: (id, pid). Their
+        pids are in cluster.json from now on."""
+        found = []
+        for entry in self.all_entries():
+            if not runs(entry, entry["pid"]):
+                pid = find(entry)
+                if pid is not None and pid != entry["pid"]:
+                    entry["pid"] = pid
+                    found.append((entry["id"], pid))
+        if found:
+            self._save()
+        return found
+
+    def log_path(self, id_: str) -> pathlib.Path:
+        return self.folder / "log" / f"{id_}.log"
+
+    def log_tail(self, id_: str, lines: int = LOG_LINES_SHOWN) -> str:
+        """The last lines of a process's log, under a line that names it."""
+        path = self.log_path(id_)
+        try:
+            with path.open("rb") as log:
+                log.seek(max(0, path.stat().st_size - LOG_BYTES_READ_MAX))
+                last = log.read().decode(errors="replace").splitlines()[-lines:]
+        except FileNotFoundError:
+            last = []
+        return "\n".join([f"--- last lines of {path}", *(last or ["(empty)"])])
+
+    # --- inside -----------------------------------------------------------------------------
+
+    def take_lock(self) -> None:
+        """Makes this object the one that supervises the folder."""
+        lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.read(lock, 32).decode(errors="replace").strip()
+            os.close(lock)
+            raise ClusterError(
+                f"a cluster already runs in {self.folder} (supervised by pid {holder}): stop it "
+                f"with ./dev stop --dir {self.folder}, or use another --dir") from None
+        os.ftruncate(lock, 0)
+        os.write(lock, f"{os.getpid()}\n".encode())
+        self._lock = lock
+
+    def release_lock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _refuse_leftovers(self) -> None:
+        """A supervisor that was killed leaves its processes behind."""
+        left = [(entry["id"], pid) for entry in load_entries(self.folder)
+                if (pid := find(entry)) is not None]
+        if left:
+            names = ", ".join(f"{id_} (pid {pid})" for id_, pid in left)
+            raise ClusterError(f"processes of this cluster still run: {names}; stop them with "
+                               f"./dev stop --dir {self.folder}")
+
+    def _choose_ports(self) -> None:
+        ports = self.settings.ports
+        if self._port:
+            for i in range(self.settings.gateways):
+                ports[f"g{i}"] = self._port + i
+        if self._port + self.settings.gateways - 1 > 65535:
+            raise ClusterError(f"--port {self._port} is too high")
+        names = list(self.settings.ids("gateways"))
+        for service in ("profile", "aggregate"):
+            for id_ in self.settings.ids(service):
+                names += [id_, f"{id_}/metrics"]
+        missing = [name for name in names if name not in ports]
+        ports.update(zip(missing, free_ports(self.host, len(missing), set(ports.values()))))
+
+    def _make_entries(self) -> dict[str, list[dict]]:
+        ports, settings = self.settings.ports, self.settings
+        lists = {service: ",".join(f"{id_}={self.host}:{ports[id_]}" for id_ in settings.ids(service))
+                 for service in ("profile", "aggregate")}
+        shape = [f"--shards={settings.shards}", f"--rf={settings.rf}",
+                 f"--log_level={self.log_level}"]
+        entries: dict[str, list[dict]] = {service: [] for service in SERVICES}
+        for id_ in settings.ids("gateways"):
+            http_address = f"{self.host}:{ports[id_]}"
+            entries["gateways"].append({
+                "id": id_, "http": http_address, "pid": None,
+                "argv": [str(self.bin_dir / PROGRAMS["gateways"]), f"--id={id_}",
+                         f"--listen={http_address}", f"--profiles={lists['profile']}",
+                         f"--aggregates={lists['aggregate']}", *shape,
+                         *self.extra_args.get("gateways", ()), *self.extra_args.get(id_, ())],
+                "cwd": str(self.folder)})
+        for service in ("profile", "aggregate"):
+            for id_ in settings.ids(service):
+                grpc = f"{self.host}:{ports[id_]}"
+                metrics = f"{self.host}:{ports[f'{id_}/metrics']}"
+                data = self.folder / "data" / id_
+                entries[service].append({
+                    "id": id_, "grpc": grpc, "metrics": metrics, "pid": None,
+                    "argv": [str(self.bin_dir / PROGRAMS[service]), f"--id={id_}",
+                             f"--listen={grpc}", f"--metrics={metrics}", f"--data={data}",
+                             f"--instances={lists[service]}", *shape,
+                             *self.extra_args.get(service, ()), *self.extra_args.get(id_, ())],
+                    "cwd": str(self.folder), "data": str(data)})
+        return entries
+
+    def _refuse_taken_ports(self) -> None:
+        for entry in self.all_entries():
+            for key in ("http", "grpc", "metrics"):
+                if key in entry and not can_bind(*split_address(entry[key])):
+                    hint = "use another --port" if key == "http" else "stop it, or use another --dir"
+                    raise ClusterError(f"{entry[key]} ({entry['id']}, {key}) is taken by another "
+                                       f"process: {hint}")
+
+    def _spawn(self, entry: dict) -> None:
+        if "data" in entry:
+            pathlib.Path(entry["data"]).mkdir(parents=True, exist_ok=True)
+        with self.log_path(entry["id"]).open("ab") as log:
+            # A session of its own: a Ctrl-C in the terminal reaches the supervisor only, which then
+            # stops the processes in their order.
+            child = subprocess.Popen(entry["argv"], cwd=entry["cwd"], env={**os.environ, **self.env},
+                                     stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                     start_new_session=True)
+        self._children[entry["id"]] = child
+        entry["pid"] = child.pid
+
+    def _refuse_dead(self) -> None:
+        for entry in self.all_entries():
+            child = self._children.get(entry["id"])
+            if child is not None and child.poll() is not None:
+                raise ClusterError(f"{entry['id']} ended while it started: "
+                                   f"{describe_exit(child.returncode)}\n{self.log_tail(entry['id'])}")
+
+    def _readyz(self, id_: str) -> str:
+        host, port = split_address(self.entry(id_)["http"])
+        connection = http.client.HTTPConnection(host, port, timeout=2)
+        try:
+            connection.request("GET", "/readyz")
+            return str(connection.getresponse().status)
+        except (OSError, http.client.HTTPException) as error:
+            return f"{type(error).__name__}: {error}"
+        finally:
+            connection.close()
+
+    def _stop_entries(self, entries: list[dict], timeout_s: float, codes: dict[str, int]) -> None:
+        pids = {entry["id"]: pid for entry in entries if (pid := self._pid_to_stop(entry))}
+        for pid in pids.values():
+            _signal(pid, signal.SIGTERM)
+            _signal(pid, signal.SIGCONT)  # one that a test has paused could not end
+        deadline = time.monotonic() + timeout_s
+        for entry in entries:
+            id_ = entry["id"]
+            if id_ not in pids:
+                continue
+            if not self._wait_gone(entry, pids[id_], max(0.0, deadline - time.monotonic())):
+                self.note(f"{id_} (pid {pids[id_]}) did not stop within {timeout_s:.0f} s of SIGTERM "
+                          "and was killed")
+                _signal(pids[id_], signal.SIGKILL)
+                self._wait_gone(entry, pids[id_], STOP_TIMEOUT_S)
+            child = self._children.get(id_)
+            if child is not None and child.pid == pids[id_] and child.poll() is not None:
+                codes[id_] = child.returncode
+
+    def _pid_to_stop(self, entry: dict) -> Optional[int]:
+        child = self._children.get(entry["id"])
+        if child is not None and child.poll() is None:
+            return child.pid
+        return find(entry)
+
+    def _wait_gone(self, entry: dict, pid: int, timeout_s: float) -> bool:
+        deadline = time.monotonic() + timeout_s
+        child = self._children.get(entry["id"])
+        while True:
+            if child is not None and child.pid == pid:
+                if child.poll() is not None:
+                    return True
+            elif not runs(entry, pid):
+                return True
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(POLL_S)
+
+    def _save(self) -> None:
+        _write(self.folder / "cluster.json", self.entries)
+
+
+# --- processes and ports ------------------------------------------------------------------------
+
+
+def load_entries(folder: pathlib.Path) -> list[dict]:
+    """The entries of DIR/cluster.json; none where there is no such file."""
+    try:
+        kept = json.loads((folder / "cluster.json").read_text())
+        return [entry for service in SERVICES for entry in kept[service]]
+    except FileNotFoundError:
+        return []
+    except (ValueError, KeyError, TypeError) as error:
+        raise ClusterError(f"{folder}/cluster.json cannot be read: {error}") from error
+
+
+def attach(folder: pathlib.Path) -> Cluster:
+    """A Cluster of what cluster.json lists, to stop it or to look at it."""
+    cluster = Cluster(folder, folder, Settings())
+    for entry in load_entries(cluster.folder):
+        service = next(s for s in SERVICES if s[0] == entry["id"][0])
+        cluster.entries.setdefault(service, []).append(entry)
+    return cluster
+
+
+def runs(entry: dict, pid: Optional[int]) -> bool:
+    """Whether `pid` is a process of this entry that has not ended."""
+    if not pid:
+        return False
+    try:
+        argv = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
+        # A zombie has no command line; one that its parent has not yet reaped counts as ended.
+        return (argv == b"".join(os.fsencode(arg) + b"\0" for arg in entry["argv"])
+                and os.readlink(f"/proc/{pid}/cwd") == entry["cwd"])
+    except OSError:
+        return False
+
+
+def find(entry: dict) -> Optional[int]:
+    """The pid of this entry's process, whoever started it; None where there is none."""
+    if runs(entry, entry.get("pid")):
+        return entry["pid"]
+    for name in os.listdir("/proc"):
+        if name.isdigit() and runs(entry, int(name)):
+            return int(name)
+    return None
+
+
+def describe_exit(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
+
+
+def split_address(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host, int(port)
+
+
+def can_bind(host: str, port: int) -> bool:
+    # SO_REUSEADDR, so that connections of the last run in TIME_WAIT do not count; not SO_REUSEPORT,
+    # so that a listener that would share its port does.
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            return True
+        except OSError as error:
+            if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                return False
+            raise
+
+
+def free_ports(host: str, count: int, taken: set[int]) -> list[int]:
+    """Ports below the range that the kernel gives to outgoing connections, so that no connection
+    sits on a port that a node wants back when it is restarted."""
+    try:
+        text = pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text()
+        end = max(int(text.split()[0]), 20000)
+    except (OSError, ValueError):
+        end = 32768
+    ports: list[int] = []
+    for _ in range(PORT_TRIES_MAX):
+        if len(ports) == count:
+            return ports
+        port = random.randrange(10000, end)
+        if port not in taken and port not in ports and can_bind(host, port):
+            ports.append(port)
+    raise ClusterError(f"no {count} free ports were found on {host}")
+
+
+def remove_folder(folder: pathlib.Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _signal(pid: int, sig: int) -> None:
+    try:
+        os.kill(pid, sig)
+    except ProcessLookupError:
+        pass
+
+
+def _write(path: pathlib.Path, value) -> None:
+    """At once or not at all: others read these files while the cluster runs."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    temporary.rename(path)

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The profiles of a node: a column family with a row a tag, ordered so that a profile is one range,
+// newest first. A write is a blind put, a read a prefix scan of each action; the cut to the newest
+// tags happens in a compaction filter (retention_filter.h). It holds no state but the newest tag
+// time, so nothing has to be rebuilt or flushed.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "allezon/v1/profile_replica.pb.h"
+#include "profile_svc/retention_filter.h"
+#include "replica/view.h"
+
+namespace allezon::profile_svc {
+
+// Read is thread-safe between Open and Close; the rest is called as replica::View says.
+class ProfileView final : public replica::View {
+ public:
+  // Beyond the newest kProfileTagsKept of an action, tags go that are older than `retention` both
+  // in tag time and since they were accepted. `clock` is the wall clock.
+  explicit ProfileView(absl::Duration retention, std::function<absl::Time()> clock = absl::Now);
+
+  void Configure(rocksdb::ColumnFamilyOptions& options) override;
+  absl::Status Open(const replica::ViewContext& context) override;
+  void Stage(absl::Span<const replica::LogEntry> entries, rocksdb::WriteBatch& batch) override;
+  void Committed(absl::Span<const replica::LogEntry>) override {}
+  // Profiles outlive the log: what they keep is settled by the compaction filter alone.
+  void StageTakeMinute(int64_t, uint32_t, rocksdb::WriteBatch&) override {}
+  void MinuteTaken(int64_t, uint32_t) override {}
+  void Tick() override;
+  void Close() override {}
+
+  enum class Tier {
+    kMemoryOnly,  // never waits for the disk
+    kAll,
+  };
+  // Sets `response` to the tags of `cookie` with from_ms <= time_ms < to_ms, newest first and ties
+  // by event id, at most `limit` of each action. kDataLoss: a row cannot be read. kUnavailable: the
+  // disk fails. kAborted, for kMemoryOnly: the disk would be needed; ask again with kAll. After an
+  // error `response` holds nothing of use.
+  absl::Status Read(replica::ShardId shard, std::string_view cookie, int64_t from_ms, int64_t to_ms,
+                    uint32_t limit, v1::ReadProfileResponse& response,
+                    Tier tier = Tier::kAll) const;
+
+ private:
+  using Rows = google::protobuf::RepeatedPtrField<v1::StoredTag>;
+  struct Range {
+    replica::ShardId shard;
+    std::string_view cookie;
+    int64_t from_ms;
+    int64_t to_ms;
+  };
+  absl::Status Scan(const Range& range, v1::Action action, uint32_t limit, Tier tier,
+                    Rows& rows) const;
+
+  const std::shared_ptr<NewestTime> newest_time_ms_;
+  const absl::Duration retention_;
+  const std::function<absl::Time()> clock_;
+  replica::ViewContext context_;
+};
+
+}  // namespace allezon::profile_svc

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The cut of profiles to their newest tags, made where RocksDB rewrites the rows anyway.
+//
+// A filter sees the rows of one compaction in key order, so those of a cookie and action newest
+// first. It takes a row away only if all of this holds:
+//   - kProfileTagsKept distinct rows of the same cookie and action, all newer, have passed this
+//     same filter before it;
+//   - the tag's time is before T - retention, T being the newest tag time that was accepted;
+//   - it was accepted longer than `retention` ago by the wall clock, so that a replay of old
+//     times is not lost.
+//
+// Why none of the newest kProfileTagsKept can go, whatever is compacted with what. Let S be all
+// tags of the cookie and action that were ever stored. Each row that a filter sees is in S, and S
+// only grows. What a filter removes has kProfileTagsKept members of S before it, so it is not
+// among the newest of S, now or ever. Nothing else deletes rows of this column family. So the
+// newest kProfileTagsKept of S are always there, by induction over compactions. The argument needs
+// neither that the compaction holds all rows of the cookie (a partial one, or one of several
+// subcompactions, counts too few and keeps too much, until a larger one comes by), nor that the
+// rows that were counted are still alive (an earlier compaction may have put a tombstone for one
+// of them into a level that is not part of this one: it was in S all the same).
+//
+// Several versions of one key: writes are blind puts, and a hand-over may repeat them. All versions
+// hold the same tag, RocksDB asks about the newest one in the compaction, and a key that passes
+// twice in a row is counted once. Decision::kRemove leaves a tombstone with the sequence number of
+// that version unless nothing can lie below it, so an older version in a deeper level does not come
+// back; a version put later stays visible, which is harmless, and is judged again. (That is not so
+// for kRemoveAndSkipUntil, which may uncover older versions: not used.)
+//
+// Snapshots: since RocksDB 6.0 a filter is asked about rows that a snapshot sees too (returning
+// false from IgnoreSnapshots fails the compaction), so GetSnapshot does not protect rows from it.
+// Nothing here reads profiles through an explicit snapshot; an iterator pins the files that it
+// reads, and does not see a compaction that ends meanwhile.
+#pragma once
+
+#include <rocksdb/compaction_filter.h>
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <memory>
+
+#include "absl/time/time.h"
+
+namespace allezon::profile_svc {
+
+// Tags of each action that a profile always keeps, and the most that a query gets.
+inline constexpr uint32_t kProfileTagsKept = 200;
+
+// The newest tag time that was accepted, in ms; too low is safe, and INT64_MIN keeps everything.
+using NewestTime = std::atomic<int64_t>;
+inline constexpr int64_t kNoTime = std::numeric_limits<int64_t>::min();
+
+// Compactions may run from before the store is open until after the view is gone, so the factory
+// shares what it needs. Thread-safe; the filters that it makes are each used by one thread.
+class RetentionFilterFactory final : public rocksdb::CompactionFilterFactory {
+ public:
+  RetentionFilterFactory(std::shared_ptr<const NewestTime> newest_time_ms, absl::Duration retention,
+                         std::function<absl::Time()> clock)
+      : newest_time_ms_(std::move(newest_time_ms)),
+        retention_(retention),
+        clock_(std::move(clock)) {}
+
+  std::unique_ptr<rocksdb::CompactionFilter> CreateCompactionFilter(
+      const rocksdb::CompactionFilter::Context& context) override;
+  const char* Name() const override { return "allezon.ProfileRetention"; }
+
+ private:
+  const std::shared_ptr<const NewestTime> newest_time_ms_;
+  const absl::Duration retention_;
+  const std::function<absl::Time()> clock_;
+};
+
+}  // namespace allezon::profile_svc

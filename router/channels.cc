@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "router/channels.h"
+
+#include <grpcpp/generic/generic_stub.h>
+#include <grpcpp/grpcpp.h>
+
+#include <algorithm>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+
+namespace allezon::router {
+namespace {
+
+constexpr int kMessageBytesMax = 16 << 20;
+// A node that comes back is found this soon.
+constexpr int kReconnectBackoffMinMs = 50;
+constexpr int kReconnectBackoffMaxMs = 1000;
+// A silent peer is noticed this soon; servers of allezon permit pings this often.
+constexpr int kKeepaliveTimeMs = 10'000;
+constexpr int kKeepaliveTimeoutMs = 3'000;
+
+std::shared_ptr<grpc::Channel> Connect(const Instance& instance) {
+  grpc::ChannelArguments arguments;
+  // Channels with equal arguments share a connection; each instance's is its own.
+  arguments.SetString("allezon.instance", instance.id);
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kReconnectBackoffMinMs);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kReconnectBackoffMinMs);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kReconnectBackoffMaxMs);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveTimeMs);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
+  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  // Retries are this router's business, which knows what is safe and where else to go.
+  arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
+  arguments.SetMaxReceiveMessageSize(kMessageBytesMax);
+  arguments.SetMaxSendMessageSize(kMessageBytesMax);
+  return grpc::CreateCustomChannel(instance.address, grpc::InsecureChannelCredentials(), arguments);
+}
+
+// The state that the probes of one CheckReady share; it outlives the call where a probe does.
+struct Probes {
+  absl::Mutex mutex;
+  std::vector<bool> serving ABSL_GUARDED_BY(mutex);
+  size_t left ABSL_GUARDED_BY(mutex) = 0;
+};
+
+struct Probe {
+  grpc::ClientContext context;
+  grpc::ByteBuffer request;
+  grpc::ByteBuffer response;
+};
+
+// HealthCheckResponse { ServingStatus status = 1; } with SERVING = 1. The service's messages come
+// in no Debian library.
+bool SaysServing(const grpc::ByteBuffer& response) {
+  std::vector<grpc::Slice> slices;
+  if (!response.Dump(&slices).ok()) return false;
+  std::string bytes;
+  for (const grpc::Slice& slice : slices) {
+    bytes.append(reinterpret_cast<const char*>(slice.begin()), slice.size());
+  }
+  return bytes == std::string("\x08\x01", 2);
+}
+
+}  // namespace
+
+struct Channels::Impl {
+  std::vector<std::shared_ptr<grpc::Channel>> channels;
+};
+
+Channels::Channels(Placement placement)
+    : placement_(std::move(placement)), impl_(std::make_unique<Impl>()) {
+  for (const Instance& instance : placement_.instances) {
+    impl_->channels.push_back(Connect(instance));
+  }
+}
+
+Channels::~Channels() = default;
+
+const std::shared_ptr<grpc::Channel>& Channels::To(uint32_t instance) const {
+  return impl_->channels[instance];
+}
+
+absl::Status Channels::CheckReady(absl::Time deadline) {
+  auto probes = std::make_shared<Probes>();
+  const size_t instances = impl_->channels.size();
+  {
+    absl::MutexLock lock(&probes->mutex);
+    probes->serving.resize(instances);
+    probes->left = instances;
+  }
+  for (size_t i = 0; i < instances; ++i) {
+    auto probe = std::make_shared<Probe>();
+    probe->context.set_deadline(absl::ToChronoTime(deadline));
+    const grpc::Slice empty;
+    probe->request = grpc::ByteBuffer(&empty, 1);
+    grpc::GenericStub stub(impl_->channels[i]);
+    stub.UnaryCall(&probe->context, "/grpc.health.v1.Health/Check", grpc::StubOptions(),
+                   &probe->request, &probe->response, [probes, probe, i](grpc::Status status) {
+                     const bool serving = status.ok() && SaysServing(probe->response);
+                     absl::MutexLock lock(&probes->mutex);
+                     probes->serving[i] = serving;
+                     --probes->left;
+                   });
+  }
+  absl::MutexLock lock(&probes->mutex);
+  probes->mutex.AwaitWithDeadline(absl::Condition(
+                                      +[](size_t* left) { return *left == 0; }, &probes->left),
+                                  deadline);
+  const auto unreachable = std::count_if(
+      placement_.replicas.begin(), placement_.replicas.end(),
+      [&](const std::vector<Replica>& replicas) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+        return std::none_of(replicas.begin(), replicas.end(), [&](const Replica& replica) {
+          return replica.state != ReplicaState::kInitializing && probes->serving[replica.instance];
+        });
+      });
+  if (unreachable == 0) return absl::OkStatus();
+  std::string silent;
+  for (size_t i = 0; i < instances; ++i) {
+    if (!probes->serving[i]) absl::StrAppend(&silent, " ", placement_.instances[i].id);
+  }
+  return absl::UnavailableError(
+      absl::StrCat(unreachable, " of ", placement_.shards(),
+                   " shards have no serving replica; not serving:", silent));
+}
+
+}  // namespace allezon::router

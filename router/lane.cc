@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "router/lane.h"
+
+#include <google/protobuf/arena.h>
+#include <grpcpp/client_context.h>
+
+#include <algorithm>
+
+#include "rpc/status.h"
+
+namespace allezon::router {
+namespace {
+
+// No attempt waits longer for an answer, so that a hung node leaves time for another one.
+constexpr absl::Duration kAttemptMax = absl::Seconds(1);
+
+prometheus::Labels LabelsOf(std::string_view service, const Instance& instance) {
+  return {{"service", std::string(service)}, {"instance", instance.id}};
+}
+
+}  // namespace
+
+struct Lane::Batch {
+  grpc::ClientContext context;
+  google::protobuf::Arena arena;
+  v1::WriteRequest* request = google::protobuf::Arena::CreateMessage<v1::WriteRequest>(&arena);
+  v1::WriteResponse* response = google::protobuf::Arena::CreateMessage<v1::WriteResponse>(&arena);
+  std::vector<PendingWrite> writes;
+  absl::Time sent;
+};
+
+Lane::Lane(std::string_view service, const Placement& placement, uint32_t instance,
+           std::shared_ptr<grpc::Channel> channel, std::string method, LaneOptions options,
+           Owner& owner)
+    : placement_(placement),
+      instance_(instance),
+      method_(std::move(method)),
+      options_(options),
+      owner_(owner),
+      stub_(std::move(channel)),
+      queue_events_(rpc::MakeGauge("allezon_lane_queue_events", "Events that wait in the lane.",
+                                   LabelsOf(service, placement.instances[instance]))),
+      batch_events_(rpc::MakeHistogram("allezon_lane_batch_events", "Events in one batch.",
+                                       LabelsOf(service, placement.instances[instance]),
+                                       rpc::SizeBuckets())),
+      batch_seconds_(rpc::MakeHistogram(
+          "allezon_lane_batch_seconds", "Time from sending a batch to its answer.",
+          LabelsOf(service, placement.instances[instance]), rpc::LatencyBuckets())),
+      batch_failures_(rpc::MakeCounter("allezon_lane_batch_failures_total",
+                                       "Batches that the instance did not answer with OK.",
+                                       LabelsOf(service, placement.instances[instance]))) {}
+
+Lane::~Lane() { Stop(); }
+
+bool Lane::Push(PendingWrite& write) {
+  std::unique_ptr<Batch> batch;
+  std::vector<PendingWrite> expired;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (stopping_ || queue_.size() >= options_.queue_events_max) return false;
+    queue_.push_back(std::move(write));
+    batch = TakeBatch(&expired);
+  }
+  Expire(std::move(expired));
+  if (batch != nullptr) Send(std::move(batch));
+  return true;
+}
+
+std::unique_ptr<Lane::Batch> Lane::TakeBatch(std::vector<PendingWrite>* expired) {
+  if (stopping_ || queue_.empty() ||
+      in_flight_.size() >= static_cast<size_t>(options_.batches_in_flight_max)) {
+    return nullptr;
+  }
+  auto batch = std::make_unique<Batch>();
+  const absl::Time now = absl::Now();
+  size_t bytes = 0;
+  absl::Time latest = now;
+  while (!queue_.empty() && batch->writes.size() < options_.batch_events_max &&
+         bytes < options_.batch_bytes_max) {
+    PendingWrite write = std::move(queue_.front());
+    queue_.pop_front();
+    if (write.deadline <= now) {
+      expired->push_back(std::move(write));
+      continue;
+    }
+    bytes += write.event->tag.size();
+    latest = std::max(latest, write.deadline);
+    batch->writes.push_back(std::move(write));
+  }
+  queue_events_.Set(static_cast<double>(queue_.size()));
+  if (batch->writes.empty()) return nullptr;
+  batch->sent = now;
+  batch->context.set_deadline(absl::ToChronoTime(std::min(latest, now + kAttemptMax)));
+  in_flight_.insert(batch.get());
+  ++running_;
+  return batch;
+}
+
+void Lane::Expire(std::vector<PendingWrite> expired) {
+  for (PendingWrite& write : expired) {
+    owner_.Finished(instance_, std::move(write),
+                    absl::UnavailableError("the deadline passed before the tag could be sent"));
+  }
+}
+
+void Lane::Send(std::unique_ptr<Batch> batch) {
+  batch->request->set_placement_version(placement_.version);
+  for (const PendingWrite& write : batch->writes) {
+    v1::Event& event = *batch->request->add_events();
+    event.set_shard(write.event->shard);
+    event.set_id(write.event->id.data(), write.event->id.size());
+    event.set_accepted_s(write.event->accepted_s);
+    event.set_time_ms(write.event->time_ms);
+    event.set_tag(write.event->tag);
+  }
+  batch_events_.Observe(static_cast<double>(batch->writes.size()));
+  Batch* sent = batch.release();  // Received owns it again
+  stub_.UnaryCall(
+      &sent->context, method_, grpc::StubOptions(), sent->request, sent->response,
+      [this, sent](const grpc::Status& status) { Received(sent, rpc::FromGrpc(status)); });
+}
+
+void Lane::Received(Batch* received, const absl::Status& status) {
+  const std::unique_ptr<Batch> batch(received);
+  batch_seconds_.Observe(absl::ToDoubleSeconds(absl::Now() - batch->sent));
+  if (!status.ok()) batch_failures_.Increment();
+  // The next batch leaves before this one's writers are woken up.
+  std::unique_ptr<Batch> next;
+  std::vector<PendingWrite> expired;
+  {
+    absl::MutexLock lock(&mutex_);
+    in_flight_.erase(received);
+    next = TakeBatch(&expired);
+  }
+  if (next != nullptr) Send(std::move(next));
+  GiveBack(*batch, status);
+  Expire(std::move(expired));
+  absl::MutexLock lock(&mutex_);
+  --running_;
+}
+
+void Lane::GiveBack(Batch& batch, const absl::Status& status) {
+  if (!status.ok() || batch.response->failures().empty()) {
+    for (PendingWrite& write : batch.writes) owner_.Finished(instance_, std::move(write), status);
+    return;
+  }
+  std::vector<absl::Status> outcomes(batch.writes.size());
+  for (const v1::WriteFailure& failure : batch.response->failures()) {
+    if (failure.index() >= outcomes.size()) continue;
+    outcomes[failure.index()] =
+        absl::Status(static_cast<absl::StatusCode>(failure.code()), failure.message());
+  }
+  for (size_t i = 0; i < outcomes.size(); ++i) {
+    owner_.Finished(instance_, std::move(batch.writes[i]), outcomes[i]);
+  }
+}
+
+void Lane::Stop() {
+  std::deque<PendingWrite> queued;
+  {
+    absl::MutexLock lock(&mutex_);
+    stopping_ = true;
+    queued.swap(queue_);
+    for (Batch* batch : in_flight_) batch->context.TryCancel();
+  }
+  for (PendingWrite& write : queued) {
+    owner_.Finished(instance_, std::move(write), absl::CancelledError("shutting down"));
+  }
+  absl::MutexLock lock(&mutex_);
+  mutex_.Await(absl::Condition(
+      +[](size_t* running) { return *running == 0; }, &running_));
+}
+
+}  // namespace allezon::router
