@@ -237,15 +237,25 @@ TEST_F(ServerTest, ErrorsArriveWithTheirDetails) {
   EXPECT_EQ(RetryDelayOf(status), absl::Seconds(2));
 }
 
-TEST_F(ServerTest, TheLongestErrorStillFitsTheTrailers) {
+// What does not fit costs the call: the client would see RESOURCE_EXHAUSTED, and nothing else.
+TEST_F(ServerTest, TheLongestErrorsStillFitTheTrailers) {
   const auto server = StartServer();
   ASSERT_NE(server, nullptr);
   const std::string worst(100'000, '\x01');
   service_.answer = WithRetryDelay(InvalidField(worst, worst), absl::Seconds(2));
-  const absl::Status status = FromGrpc(GetProfile("c"));
+  absl::Status status = FromGrpc(GetProfile("c"));
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
   EXPECT_FALSE(FieldOf(status).empty());
   EXPECT_EQ(RetryDelayOf(status), absl::Seconds(2));
+
+  service_.answer = WithRetryDelay(absl::UnavailableError(worst), absl::Seconds(2));
+  status = FromGrpc(GetProfile("c"));
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+  EXPECT_EQ(RetryDelayOf(status), absl::Seconds(2));
+
+  service_.answer = absl::AbortedError("foreign details");
+  service_.answer.SetPayload("type.googleapis.com/some.Other", absl::Cord(worst));
+  EXPECT_EQ(FromGrpc(GetProfile("c")), absl::AbortedError("foreign details"));
 }
 
 TEST_F(ServerTest, AMessageOverTheLimitIsRefusedAndOneUnderItIsNot) {
