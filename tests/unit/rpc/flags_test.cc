@@ -78,14 +78,14 @@ TEST(FlagsTest, DefaultsHoldWhereNothingIsGiven) {
   const Outcome outcome = RunProgram({});
   EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
   EXPECT_EQ(outcome.out,
-            "listen=127.0.0.1:0\nshards=128\noffset=0\nverbose=0\ncompress=1\ngrace=5s\n");
+            "listen=127.0.0.1:0\nshards=128\noffset=0\nverbose=0\ncompress=1\nshare=0.5\n");
 }
 
 TEST(FlagsTest, TheCommandLineSetsFlagsInEveryForm) {
   const Outcome outcome = RunProgram({"--listen=h:1=2", "--shards", "7", "--offset", "-3",
-                                      "-verbose", "--nocompress", "--grace=150ms"});
+                                      "-verbose", "--nocompress", "--share=1e-3"});
   EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
-  EXPECT_EQ(outcome.out, "listen=h:1=2\nshards=7\noffset=-3\nverbose=1\ncompress=0\ngrace=150ms\n");
+  EXPECT_EQ(outcome.out, "listen=h:1=2\nshards=7\noffset=-3\nverbose=1\ncompress=0\nshare=0.001\n");
 }
 
 TEST(FlagsTest, AnEmptyValueIsAValue) {
