@@ -245,12 +245,14 @@ bool AggregateView::Evict(const MinuteRef& minute) {
 void AggregateView::EnforceBound() {
   // Down to seven eighths, so that this is not done again for every tag.
   const size_t goal = options_.resident_bytes_max / 8 * 7;
-  std::vector<MinuteRef> minutes = AllMinutes();
-  std::sort(minutes.begin(), minutes.end(), [](const MinuteRef& a, const MinuteRef& b) {
-    return a->last_use.load(std::memory_order_relaxed) <
-           b->last_use.load(std::memory_order_relaxed);
-  });
-  for (const MinuteRef& minute : minutes) {
+  // By a copy of the last uses, which go on changing.
+  std::vector<std::pair<uint64_t, MinuteRef>> by_use;
+  for (MinuteRef& minute : AllMinutes()) {
+    const uint64_t last_use = minute->last_use.load(std::memory_order_relaxed);
+    by_use.emplace_back(last_use, std::move(minute));
+  }
+  std::sort(by_use.begin(), by_use.end());
+  for (const auto& [last_use, minute] : by_use) {
     if (resident_bytes() <= goal) return;
     Evict(minute);
   }

@@ -26,9 +26,9 @@ namespace allezon::aggregate_svc {
 // What a query asks of each minute. Borrows.
 struct Filter {
   v1::Action action = v1::ACTION_UNSPECIFIED;
-  std::optional<std::string_view> origin;
-  std::optional<std::string_view> brand_id;
-  std::optional<std::string_view> category_id;
+  std::optional<std::string_view> origin = std::nullopt;
+  std::optional<std::string_view> brand_id = std::nullopt;
+  std::optional<std::string_view> category_id = std::nullopt;
 };
 
 // The sum wraps modulo 2^64 where it does not fit.
