@@ -14,7 +14,7 @@ using grpc::health::v1::HealthCheckResponse;
 constexpr size_t kWatchersMax = 1'000;
 
 std::vector<std::string> WithServer(std::vector<std::string> names) {
-  names.push_back("");
+  names.emplace_back();
   return names;
 }
 
@@ -28,6 +28,11 @@ class HealthService::Watcher final : public grpc::ServerWriteReactor<HealthCheck
   Watcher(HealthService& service, bool known) : service_(service), known_(known) {}
 
   enum class Step { kWait, kWrite, kFinish };
+
+  // For the analysis of locks, which does not see that this is the service's own mutex.
+  void AssertLocked() const ABSL_ASSERT_EXCLUSIVE_LOCK(service_.mutex_) {
+    service_.mutex_.AssertHeld();
+  }
 
   // Takes the next step, which the caller then does by Do.
   Step Next() ABSL_EXCLUSIVE_LOCKS_REQUIRED(service_.mutex_) {
@@ -127,6 +132,7 @@ void HealthService::AdvanceAll() {
     const std::vector<Watcher*> watchers(watchers_.begin(), watchers_.end());
     // A step other than kWait is this thread's to do: nobody else acts on the watcher until then.
     for (Watcher* watcher : watchers) {
+      watcher->AssertLocked();
       const Watcher::Step step = watcher->Next();
       if (step != Watcher::Step::kWait) steps.emplace_back(watcher, step);
     }
@@ -161,6 +167,7 @@ grpc::ServerWriteReactor<HealthCheckResponse>* HealthService::Watch(
     if (watchers_.size() < kWatchersMax) {
       admitted = true;
       watchers_.insert(watcher);
+      watcher->AssertLocked();
       step = watcher->Next();
     }
   }
