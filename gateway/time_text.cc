@@ -95,22 +95,15 @@ int64_t AppendSeconds(int64_t days, int64_t ms_of_day, std::string& out) {
 }  // namespace
 
 std::optional<int64_t> ParseTagTime(std::string_view text) {
-  const std::optional<int64_t> seconds = ParseSeconds(text);
-  if (!seconds || text.back() != 'Z') return std::nullopt;
-  const std::string_view rest = text.substr(kSecondsLength, text.size() - kSecondsLength - 1);
-  if (rest.empty()) return text.size() == kSecondsLength + 1 ? seconds : std::nullopt;
-  if (rest[0] != '.') return std::nullopt;
-  const std::optional<int64_t> fraction = ParseFraction(rest.substr(1));
-  if (!fraction) return std::nullopt;
-  return *seconds + *fraction;
+  if (text.empty() || text.back() != 'Z') return std::nullopt;
+  return ParseQueryTime(text.substr(0, text.size() - 1));
 }
 
 std::optional<int64_t> ParseQueryTime(std::string_view text) {
   const std::optional<int64_t> seconds = ParseSeconds(text);
   if (!seconds || text.size() == kSecondsLength) return seconds;
-  const std::string_view rest = text.substr(kSecondsLength);
-  if (rest.size() != 4 || rest[0] != '.') return std::nullopt;
-  const std::optional<int64_t> fraction = ParseFraction(rest.substr(1));
+  if (text[kSecondsLength] != '.') return std::nullopt;
+  const std::optional<int64_t> fraction = ParseFraction(text.substr(kSecondsLength + 1));
   if (!fraction) return std::nullopt;
   return *seconds + *fraction;
 }

@@ -15,7 +15,7 @@ namespace allezon::gateway {
 // the text has another form or names a date that does not exist.
 std::optional<int64_t> ParseTagTime(std::string_view text);
 
-// "2022-03-22T12:15:00.000" or "2022-03-22T12:15:00".
+// The same without the Z.
 std::optional<int64_t> ParseQueryTime(std::string_view text);
 
 // Appends "2022-03-22T12:15:00.000Z". Exact for every value; a year beyond 0000 to 9999 has as many

@@ -87,7 +87,7 @@ std::vector<std::string> Flags(const ReferenceServer& server,
                                const std::vector<std::string>& more = {}) {
   std::vector<std::string> flags = {"--targets=" + server.address(),
                                     "--tags=3000",
-                                    "--rate=0",
+                                    "--rate=4000",
                                     "--connections=4",
                                     "--speedup=300",
                                     "--cookies=130",

@@ -1,20 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/unit/load/reference_server.h"
 
-#include <httplib.h>
-#include <sys/socket.h>
-
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <ctime>
 #include <sstream>
+#include <string_view>
+#include <thread>
+#include <tuple>
 
 #include "simdjson.h"
 
 namespace allezon::load {
 namespace {
 
-constexpr int kThreads = 16;
+constexpr std::string_view kProfiles = "/user_profiles/";
 
 std::string Quoted(const std::string& text, bool escape_all) {
   std::string out = "\"";
@@ -58,85 +59,71 @@ std::string NextMinute(const std::string& minute) {
 }  // namespace
 
 ReferenceServer::ReferenceServer(Fault fault)
-    : fault_(fault), server_(std::make_unique<httplib::Server>()) {
-  server_->new_task_queue = [] { return new httplib::ThreadPool(kThreads); };
-  server_->set_keep_alive_max_count(1'000'000);
-  server_->set_tcp_nodelay(true);
-  server_->Post("/user_tags", [this](const auto& request, auto& response) {
-    AddTag(request, response);
-    if (fault_ == Fault::kCloseAfterEach) response.set_header("Connection", "close");
-  });
-  const auto profile = [this](const auto& request, auto& response) { Profile(request, response); };
-  const auto aggregate = [this](const auto& request, auto& response) {
-    Aggregate(request, response);
-  };
-  server_->Post(R"(/user_profiles/([\s\S]+))", profile);
-  server_->Get(R"(/user_profiles/([\s\S]+))", profile);
-  server_->Post("/aggregates", aggregate);
-  server_->Get("/aggregates", aggregate);
-  port_ = server_->bind_to_any_port("127.0.0.1");
-  thread_ = std::jthread([this] { server_->listen_after_bind(); });
-  while (!server_->is_running()) std::this_thread::yield();
-}
+    : fault_(fault), server_(std::make_unique<PlainHttpServer>([this](const PlainRequest& request) {
+        return Handle(request);
+      })) {}
 
-ReferenceServer::~ReferenceServer() { server_->stop(); }
+PlainResponse ReferenceServer::Handle(const PlainRequest& request) {
+  if (request.path == "/user_tags" && request.method == "POST") {
+    PlainResponse response = request.Header("content-type") == "application/x-ndjson"
+                                 ? AddBatch(request)
+                                 : AddTag(request);
+    response.close = fault_ == Fault::kCloseAfterEach;
+    return response;
+  }
+  if (!request.body.empty()) ++expected_bodies_;
+  const uint64_t query = ++queries_;
+  if (fault_ == Fault::kBadQueryStatus && query % 10 == 0) return {.status = 500, .body = "{}"};
+  if (request.path.starts_with(kProfiles)) return Profile(request);
+  if (request.path == "/aggregates") return Aggregate(request);
+  return {.status = 404, .body = "{}"};
+}
 
 uint64_t ReferenceServer::tags() const {
   absl::MutexLock lock(&mutex_);
   return stored_;
 }
 
-void ReferenceServer::AddTag(const httplib::Request& request, httplib::Response& response) {
-  const std::string key = request.get_header_value("Idempotency-Key");
+PlainResponse ReferenceServer::AddBatch(const PlainRequest& request) {
+  absl::MutexLock lock(&mutex_);
+  const std::string key = request.Header("idempotency-key");
+  std::istringstream lines(request.body);
+  int number = 0, accepted = 0;
+  std::string rejected;
+  for (std::string line; std::getline(lines, line);) {
+    ++number;
+    if (fault_ == Fault::kRejectLine && number == 2) {
+      rejected = R"({"line":2,"detail":"for a test"})";
+      continue;
+    }
+    Store(line, key.empty() ? "" : key + "/" + std::to_string(number));
+    ++accepted;
+  }
+  return {.body =
+              "{\"accepted\":" + std::to_string(accepted) + ",\"rejected\":[" + rejected + "]}"};
+}
+
+PlainResponse ReferenceServer::AddTag(const PlainRequest& request) {
+  const std::string key = request.Header("idempotency-key");
+  PlainResponse response{.status = 204};
   bool slow = false;
   {
     absl::MutexLock lock(&mutex_);
-    if (request.get_header_value("Content-Type") == "application/x-ndjson") {
-      std::istringstream lines(request.body);
-      int number = 0, accepted = 0;
-      std::string rejected;
-      for (std::string line; std::getline(lines, line);) {
-        ++number;
-        if (fault_ == Fault::kRejectLine && number == 2) {
-          rejected = R"({"line":2,"detail":"for a test"})";
-          continue;
-        }
-        Store(line, key.empty() ? "" : key + "/" + std::to_string(number));
-        ++accepted;
-      }
-      response.set_content(
-          "{\"accepted\":" + std::to_string(accepted) + ",\"rejected\":[" + rejected + "]}",
-          "application/json");
-      return;
-    }
     if (fault_ == Fault::kFail500 && OneIn(50)) {
-      response.status = 500;
-      response.set_content("{\"title\":\"for a test\"}", "application/problem+json");
-      return;
+      return {.status = 500, .body = "{\"title\":\"for a test\"}"};
     }
     const std::string error = Store(request.body, key);
-    if (!error.empty()) {
-      response.status = 400;
-      response.set_content(error, "text/plain");
-      return;
-    }
-    response.status = 204;
+    if (!error.empty()) return {.status = 400, .body = error};
     if (fault_ == Fault::kFailAfterStore && OneIn(50)) response.status = 503;
     if (fault_ == Fault::kFailFirstTry && OneIn(2) && tried_.insert(key).second) {
       response.status = 503;
     }
+    response.unanswered = fault_ == Fault::kCloseUnanswered && OneIn(50);
     slow = fault_ == Fault::kSlow && OneIn(50);
-    if (fault_ == Fault::kCloseUnanswered && OneIn(50)) {
-      // Promises a body, sends half of it and closes.
-      response.status = 200;
-      response.set_content_provider(10, "text/plain", [](size_t, size_t, httplib::DataSink& sink) {
-        sink.write("half ", 5);
-        return false;
-      });
-    }
   }
   // A fault to order, not a wait for something.
   if (slow) std::this_thread::sleep_for(std::chrono::milliseconds(400));
+  return response;
 }
 
 std::string ReferenceServer::Store(const std::string& body, const std::string& key) {
@@ -196,23 +183,16 @@ std::string ReferenceServer::TagJson(const Stored& tag) const {
          ",\"price\":" + std::to_string(tag.price) + "}}";
 }
 
-void ReferenceServer::Profile(const httplib::Request& request, httplib::Response& response) {
-  if (!request.body.empty()) ++expected_bodies_;
-  const uint64_t query = ++queries_;
-  if (fault_ == Fault::kBadQueryStatus && query % 10 == 0) {
-    response.status = 500;
-    return;
-  }
-  const std::string range = request.get_param_value("time_range");
-  std::string limit_text = request.get_param_value("limit");
+PlainResponse ReferenceServer::Profile(const PlainRequest& request) {
+  const std::string range = request.Param("time_range").value_or("");
+  const std::string limit_text = request.Param("limit").value_or("200");
   const size_t cut = range.find('_');
   const std::string from = FullTime(range.substr(0, cut));
   const std::string to = FullTime(range.substr(cut + 1));
-  size_t limit = limit_text.empty() ? 200 : std::strtoul(limit_text.c_str(), nullptr, 10);
-  limit = std::min<size_t>(limit, 200);
+  size_t limit = std::min(std::strtoul(limit_text.c_str(), nullptr, 10), 200ul);
   if (fault_ == Fault::kIgnoreLimit) limit = 200;
 
-  const std::string cookie = request.matches[1];
+  const std::string cookie = request.path.substr(kProfiles.size());
   std::vector<Stored> tags;
   {
     absl::MutexLock lock(&mutex_);
@@ -235,32 +215,29 @@ void ReferenceServer::Profile(const httplib::Request& request, httplib::Response
     for (size_t i = 0; i < shown.size(); ++i) out += (i > 0 ? "," : "") + shown[i];
     out += "]";
   }
-  response.set_content(out + "}", "application/json");
+  return {.body = out + "}"};
 }
 
-void ReferenceServer::Aggregate(const httplib::Request& request, httplib::Response& response) {
-  if (!request.body.empty()) ++expected_bodies_;
-  ++queries_;
+PlainResponse ReferenceServer::Aggregate(const PlainRequest& request) {
   std::vector<std::string> aggregates;
-  for (const char* name : {"aggregates", "aggregates[]"}) {
-    for (size_t i = 0; i < request.get_param_value_count(name); ++i) {
-      std::istringstream values(request.get_param_value(name, i));
-      for (std::string value; std::getline(values, value, ',');) {
-        std::transform(value.begin(), value.end(), value.begin(), ::tolower);
-        aggregates.push_back(value);
-      }
+  for (const auto& [name, list] : request.params) {
+    if (name != "aggregates" && name != "aggregates[]") continue;
+    std::istringstream values(list);
+    for (std::string value; std::getline(values, value, ',');) {
+      std::transform(value.begin(), value.end(), value.begin(), ::tolower);
+      aggregates.push_back(value);
     }
   }
-  const std::string action = request.get_param_value("action");
+  const std::string action = request.Param("action").value_or("");
   std::string columns = "\"1m_bucket\",\"action\"", fixed = "," + Quoted(action, false);
   for (const char* name : {"origin", "brand_id", "category_id"}) {
-    if (!request.has_param(name)) continue;
+    if (!request.Param(name).has_value()) continue;
     columns += ",\"" + std::string(name) + "\"";
-    fixed += "," + Quoted(request.get_param_value(name), false);
+    fixed += "," + Quoted(*request.Param(name), false);
   }
   for (const std::string& aggregate : aggregates) columns += ",\"" + aggregate + "\"";
 
-  const std::string range = request.get_param_value("time_range");
+  const std::string range = request.Param("time_range").value_or("");
   const std::string to = range.substr(range.find('_') + 1, 16);
   std::string rows;
   absl::MutexLock lock(&mutex_);
@@ -268,7 +245,7 @@ void ReferenceServer::Aggregate(const httplib::Request& request, httplib::Respon
     int64_t count = 0, sum = 0;
     for (const Stored& tag : counted_) {
       const auto matches = [&](const char* name, const std::string& value) {
-        return !request.has_param(name) || request.get_param_value(name) == value;
+        return request.Param(name).value_or(value) == value;
       };
       if (tag.time.compare(0, 16, minute) == 0 && tag.action == action &&
           matches("origin", tag.origin) && matches("brand_id", tag.brand) &&
@@ -285,8 +262,7 @@ void ReferenceServer::Aggregate(const httplib::Request& request, httplib::Respon
     }
     rows += "]";
   }
-  response.set_content("{\"columns\":[" + columns + "],\"rows\":[" + rows + "]}",
-                       "application/json");
+  return {.body = "{\"columns\":[" + columns + "],\"rows\":[" + rows + "]}"};
 }
 
 }  // namespace allezon::load

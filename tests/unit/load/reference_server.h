@@ -9,20 +9,13 @@
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <set>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
-
-namespace httplib {
-class Server;
-struct Request;
-struct Response;
-}  // namespace httplib
+#include "tests/unit/load/plain_http_server.h"
 
 namespace allezon::load {
 
@@ -51,10 +44,9 @@ enum class Fault {
 class ReferenceServer {
  public:
   explicit ReferenceServer(Fault fault);
-  ~ReferenceServer();
 
-  int port() const { return port_; }
-  std::string address() const { return "127.0.0.1:" + std::to_string(port_); }
+  int port() const { return server_->port(); }
+  std::string address() const { return "127.0.0.1:" + std::to_string(port()); }
   uint64_t tags() const ABSL_LOCKS_EXCLUDED(mutex_);
   uint64_t expected_bodies() const { return expected_bodies_; }
   uint64_t queries() const { return queries_; }
@@ -66,18 +58,18 @@ class ReferenceServer {
     int64_t price;
   };
 
-  void AddTag(const httplib::Request& request, httplib::Response& response);
+  PlainResponse Handle(const PlainRequest& request);
+  PlainResponse AddTag(const PlainRequest& request);
+  PlainResponse AddBatch(const PlainRequest& request);
   // An error for the client, or empty.
   std::string Store(const std::string& body, const std::string& key)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void Profile(const httplib::Request& request, httplib::Response& response);
-  void Aggregate(const httplib::Request& request, httplib::Response& response);
+  PlainResponse Profile(const PlainRequest& request);
+  PlainResponse Aggregate(const PlainRequest& request);
   std::string TagJson(const Stored& tag) const;
   bool OneIn(uint64_t n) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return ++faults_ % n == 0; }
 
   const Fault fault_;
-  std::unique_ptr<httplib::Server> server_;
-  int port_ = 0;
   std::atomic<uint64_t> expected_bodies_{0};
   std::atomic<uint64_t> queries_{0};
 
@@ -89,7 +81,7 @@ class ReferenceServer {
   uint64_t stored_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t faults_ ABSL_GUARDED_BY(mutex_) = 0;
 
-  std::jthread thread_;
+  std::unique_ptr<PlainHttpServer> server_;  // last, so that it ends first
 };
 
 }  // namespace allezon::load

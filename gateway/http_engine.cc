@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "gateway/http_engine.h"
+
+#include <httplib.h>
+
+#include <algorithm>
+#include <cstring>
+#include <exception>
+
+#include "rpc/log.h"
+
+namespace allezon::gateway {
+namespace {
+
+// The exchange that this thread is at; the library's handlers are given no context of ours.
+struct Exchange {
+  const Head& head;
+  const Respond& respond;
+  Answer& answer;
+};
+thread_local Exchange* current = nullptr;
+
+// Gives the library a head, and takes the response.
+class MemoryStream final : public httplib::Stream {
+ public:
+  explicit MemoryStream(std::string in) : in_(std::move(in)) {}
+
+  bool is_readable() const override { return true; }
+  bool is_writable() const override { return true; }
+  ssize_t read(char* to, size_t size) override {
+    const size_t bytes = std::min(size, in_.size() - read_);
+    std::memcpy(to, in_.data() + read_, bytes);
+    read_ += bytes;
+    return static_cast<ssize_t>(bytes);
+  }
+  ssize_t write(const char* from, size_t size) override {
+    out_.append(from, size);
+    return static_cast<ssize_t>(size);
+  }
+  void get_remote_ip_and_port(std::string&, int& port) const override { port = 0; }
+  void get_local_ip_and_port(std::string&, int& port) const override { port = 0; }
+  // The library refuses descriptors from FD_SETSIZE on; there is none behind this stream.
+  socket_t socket() const override { return 0; }
+
+  std::string TakeOutput() { return std::move(out_); }
+
+ private:
+  const std::string in_;
+  size_t read_ = 0;
+  std::string out_;
+};
+
+// The head as the library needs it: routes, lengths and all other headers are ours to read. A
+// method that it does not know it would answer with 400.
+std::string LibraryHead(const Head& head) {
+  static constexpr std::string_view kKnown[] = {"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH"};
+  const bool known =
+      std::find(std::begin(kKnown), std::end(kKnown), head.method) != std::end(kKnown);
+  std::string text = known ? head.method : "OPTIONS";
+  text.append(" / HTTP/1.1\r\n");
+  if (!head.keep_alive) text.append("Connection: close\r\n");
+  text.append("\r\n");
+  return text;
+}
+
+}  // namespace
+
+class HttpEngine::Library final : public httplib::Server {
+ public:
+  Library() {
+    set_pre_routing_handler([](const httplib::Request&, httplib::Response& out) {
+      Exchange& exchange = *current;
+      exchange.answer = exchange.respond();
+      Response& response = exchange.answer.response;
+      out.status = response.status;
+      for (const auto& [name, value] : response.headers) out.set_header(name, value);
+      if (!response.content_type.empty()) out.set_header("Content-Type", response.content_type);
+      out.body = std::move(response.body);
+      return HandlerResponse::Handled;
+    });
+    set_post_routing_handler([](const httplib::Request&, httplib::Response& out) {
+      // What the library says of its own keep-alive is not true of ours.
+      out.headers.erase("Keep-Alive");
+      out.headers.erase("Connection");
+      if (current->answer.close) {
+        out.set_header("Connection", "close");
+      } else if (current->head.http_1_0) {
+        out.set_header("Connection", "keep-alive");
+      }
+      if (out.status == 204) out.headers.erase("Content-Length");
+    });
+    // No handler of ours throws; std::bad_alloc may come from anywhere.
+    set_exception_handler(
+        [](const httplib::Request&, httplib::Response& out, std::exception_ptr exception) {
+          std::string what = "unknown";
+          try {
+            std::rethrow_exception(exception);
+          } catch (const std::exception& e) {
+            what = e.what();
+          } catch (...) {
+          }
+          rpc::LogError("a request failed with an exception", {{"what", what}});
+          Fail(out);
+        });
+  }
+
+  std::string Run(const Head& head, const Respond& respond, Answer& answer) {
+    Exchange exchange{head, respond, answer};
+    // Until the handler has said otherwise: what goes wrong before it ends the connection.
+    answer.close = true;
+    current = &exchange;
+    MemoryStream stream(LibraryHead(head));
+    bool closed = false;
+    const bool close = !head.keep_alive;
+    process_request(stream, close, closed, nullptr);
+    current = nullptr;
+    return stream.TakeOutput();
+  }
+
+ private:
+  static void Fail(httplib::Response& out) {
+    Response response =
+        ToResponse({.status = 500, .detail = "the request could not be worked through"});
+    current->answer.close = true;
+    current->answer.response.status = out.status = response.status;
+    out.headers.clear();
+    out.set_header("Content-Type", response.content_type);
+    out.body = std::move(response.body);
+  }
+};
+
+HttpEngine::HttpEngine() : library_(std::make_unique<Library>()) {}
+HttpEngine::~HttpEngine() = default;
+
+std::string HttpEngine::Run(const Head& head, const Respond& respond, Answer& answer) {
+  return library_->Run(head, respond, answer);
+}
+
+}  // namespace allezon::gateway

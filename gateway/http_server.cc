@@ -1,0 +1,366 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "gateway/http_server.h"
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <deque>
+#include <optional>
+#include <system_error>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
+#include "gateway/connection.h"
+#include "gateway/http_engine.h"
+#include "gateway/http_metrics.h"
+#include "gateway/listener.h"
+#include "rpc/log.h"
+
+namespace allezon::gateway {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+
+// A client that takes longer than this to send a request, or to read its answer, gives way.
+constexpr milliseconds kSlowTime{2000};
+// While draining, how long a connection may stay idle: its request may be on the wire.
+constexpr milliseconds kDrainIdleTime{100};
+constexpr milliseconds kAcceptPauseTime{10};
+constexpr int64_t kAcceptLogIntervalSeconds = 1;
+
+// Where a connection is in its life, for those who look for one to end.
+enum class Phase { kIdle, kTransfer, kServing, kEvicted };
+
+struct Live {
+  explicit Live(int descriptor) : fd(descriptor) {}
+  const int fd;
+  std::atomic<Phase> phase{Phase::kIdle};
+  std::atomic<steady_clock::rep> since{steady_clock::now().time_since_epoch().count()};
+
+  // False where the connection was evicted meanwhile.
+  bool Enter(Phase next) {
+    since.store(steady_clock::now().time_since_epoch().count());
+    Phase now = phase.load();
+    while (now != Phase::kEvicted) {
+      if (phase.compare_exchange_weak(now, next)) return true;
+    }
+    return false;
+  }
+};
+
+// The problem that a failed read of the body is; none where the client has gone.
+Problem ReadProblem(Io io, size_t bytes_max) {
+  switch (io) {
+    case Io::kTooLarge:
+      return {.status = 413,
+              .detail = "the body is over the limit of " + std::to_string(bytes_max) + " bytes"};
+    case Io::kTimeout:
+      return {.status = 408, .detail = "the request took too long to arrive; nothing was stored"};
+    case Io::kNoMemory:
+      return {.status = 503,
+              .detail = "too many large bodies at once; nothing was stored, retry",
+              .retry_after_s = 1};
+    case Io::kMalformed:
+      return {.status = 400, .detail = "the chunked body is malformed"};
+    default:
+      return {.status = 400, .detail = "the body ended early; nothing was stored"};
+  }
+}
+
+// 414 where not even the first line fits.
+Problem HeadTooLarge(std::string_view head) {
+  if (head.find("\r\n") == std::string_view::npos) {
+    return {.status = 414, .detail = "the request line is too long"};
+  }
+  return {.status = 431, .detail = "the head of the request is too large"};
+}
+
+}  // namespace
+
+struct HttpServer::Impl {
+  Impl(Api& served, HttpServerOptions settings, Listener listened)
+      : api(served),
+        options(std::move(settings)),
+        listener(listened),
+        wake_fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
+        budget(options.body_bytes_total_max) {}
+
+  void Accept();
+  // Finds a thread for a new connection, or ends it.
+  void Admit(int fd) ABSL_LOCKS_EXCLUDED(mutex);
+  // Ends the connection that can be spared best; false where there is none.
+  bool Evict() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+  void Refuse(int fd);
+  void Work();
+  void Serve(Connection& connection, Live& live);
+  // One request; false where the connection is at its end.
+  bool ServeOne(Connection& connection, Live& live);
+  Answer AnswerTo(const Head& head, const std::optional<Problem>& broken, Connection& connection,
+                  Live& live, SteadyTime deadline, Route& route);
+  void Stop(milliseconds grace);
+
+  Api& api;
+  const HttpServerOptions options;
+  const Listener listener;
+  const int wake_fd;  // readable once the acceptor is to look at `stopping`
+  BodyBudget budget;
+  HttpEngine engine;
+  HttpMetrics metrics;
+  std::atomic<bool> stopping{false};
+
+  absl::Mutex mutex;
+  absl::CondVar work;
+  std::deque<int> pending ABSL_GUARDED_BY(mutex);  // connections that a thread is to take
+  size_t idle_workers ABSL_GUARDED_BY(mutex) = 0;
+  bool ended ABSL_GUARDED_BY(mutex) = false;
+  absl::flat_hash_set<Live*> live ABSL_GUARDED_BY(mutex);
+  std::vector<std::thread> workers ABSL_GUARDED_BY(mutex);
+  std::thread acceptor;
+};
+
+void HttpServer::Impl::Accept() {
+  int64_t logged_s = 0;
+  for (;;) {
+    const int fd = accept4(listener.fd, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (fd >= 0) {
+      const int on = 1;
+      setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+      metrics.accepted.Increment();
+      Admit(fd);
+    } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
+      // Nobody is left in the backlog: on the way out that is the end.
+      if (stopping.load()) return;
+      pollfd waited[] = {{listener.fd, POLLIN, 0}, {wake_fd, POLLIN, 0}};
+      poll(waited, 2, -1);
+    } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+      const int64_t now_s = absl::ToUnixSeconds(absl::Now());
+      if (now_s - std::exchange(logged_s, std::max(logged_s, now_s)) >= kAcceptLogIntervalSeconds) {
+        rpc::LogError("cannot accept a connection", {{"error", std::strerror(errno)}});
+      }
+      {
+        absl::MutexLock lock(&mutex);
+        Evict();
+      }
+      if (stopping.load()) return;
+      std::this_thread::sleep_for(kAcceptPauseTime);
+    }
+    // Any other error is about the one connection that did not come to be.
+  }
+}
+
+void HttpServer::Impl::Admit(int fd) {
+  bool refused = false;
+  {
+    absl::MutexLock lock(&mutex);
+    if (idle_workers > pending.size()) {
+      pending.push_back(fd);
+      work.Signal();
+    } else if (workers.size() < options.connections_max) {
+      try {
+        workers.emplace_back([this] { Work(); });
+        pending.push_back(fd);
+      } catch (const std::system_error&) {  // the process has no more threads
+        refused = true;
+      }
+    } else if (Evict()) {
+      pending.push_back(fd);  // for the thread of the connection that gives way
+    } else {
+      refused = true;
+    }
+  }
+  if (refused) Refuse(fd);
+}
+
+bool HttpServer::Impl::Evict() {
+  const auto slow = (steady_clock::now() - kSlowTime).time_since_epoch().count();
+  for (const Phase phase : {Phase::kIdle, Phase::kTransfer}) {
+    Live* oldest = nullptr;
+    for (Live* candidate : live) {
+      if (candidate->phase.load() != phase) continue;
+      if (phase == Phase::kTransfer && candidate->since.load() > slow) continue;
+      if (oldest == nullptr || candidate->since.load() < oldest->since.load()) oldest = candidate;
+    }
+    Phase expected = phase;
+    if (oldest != nullptr && oldest->phase.compare_exchange_strong(expected, Phase::kEvicted)) {
+      shutdown(oldest->fd, SHUT_RDWR);
+      metrics.evicted.Increment();
+      return true;
+    }
+  }
+  return false;
+}
+
+void HttpServer::Impl::Refuse(int fd) {
+  metrics.refused.Increment();
+  Connection connection(fd);
+  Answer answer;
+  Head head;
+  head.method = "GET";
+  head.keep_alive = false;
+  const std::string bytes = engine.Run(
+      head,
+      [] {
+        return Answer{ToResponse({.status = 503,
+                                  .detail = "too many connections; nothing was stored, retry",
+                                  .retry_after_s = 1}),
+                      true};
+      },
+      answer);
+  // Without waiting: an empty socket takes so little at once, and the acceptor has no time.
+  connection.Write(bytes, steady_clock::now());
+  metrics.Count(Route::kUnknown, 503, std::chrono::nanoseconds(0));
+}
+
+void HttpServer::Impl::Work() {
+  for (;;) {
+    int fd = -1;
+    {
+      absl::MutexLock lock(&mutex);
+      ++idle_workers;
+      while (pending.empty() && !ended) work.Wait(&mutex);
+      --idle_workers;
+      if (pending.empty()) return;
+      fd = pending.front();
+      pending.pop_front();
+    }
+    Connection connection(fd);
+    Live entry(fd);
+    {
+      absl::MutexLock lock(&mutex);
+      live.insert(&entry);
+      metrics.connections.Set(static_cast<double>(live.size()));
+    }
+    Serve(connection, entry);
+    // Before the descriptor is closed, and perhaps given to another connection.
+    absl::MutexLock lock(&mutex);
+    live.erase(&entry);
+    metrics.connections.Set(static_cast<double>(live.size()));
+  }
+}
+
+void HttpServer::Impl::Serve(Connection& connection, Live& live_entry) {
+  while (live_entry.Enter(Phase::kIdle)) {
+    // Looked at after the phase was set: Stop sets the flag first, and then looks at the phases.
+    const milliseconds patience = stopping.load() ? kDrainIdleTime : options.idle_timeout;
+    if (connection.WaitForRequest(steady_clock::now() + patience) != Io::kOk) return;
+    if (!live_entry.Enter(Phase::kTransfer)) return;
+    if (!ServeOne(connection, live_entry)) return;
+  }
+}
+
+bool HttpServer::Impl::ServeOne(Connection& connection, Live& live_entry) {
+  const SteadyTime began = steady_clock::now();
+  std::string text;
+  const Io io = connection.ReadHead(began + options.head_timeout, text);
+  if (io == Io::kClosed) return false;  // nobody is there to be told
+  Head head;
+  std::optional<Problem> broken;
+  if (io == Io::kTooLarge) {
+    broken = HeadTooLarge(text);
+  } else if (io != Io::kOk) {
+    broken = ReadProblem(io, 0);
+  } else {
+    broken = ParseHead(text, head);
+  }
+  if (broken) {
+    head = Head();
+    head.method = "GET";
+    head.keep_alive = false;
+  }
+  Route route = Route::kUnknown;
+  Answer answer;
+  const std::string bytes = engine.Run(
+      head,
+      [&] {
+        return AnswerTo(head, broken, connection, live_entry, began + options.body_timeout, route);
+      },
+      answer);
+  if (!live_entry.Enter(Phase::kTransfer)) return false;
+  const Io written = connection.Write(bytes, steady_clock::now() + options.write_timeout);
+  metrics.Count(route, answer.response.status, steady_clock::now() - began);
+  if (written != Io::kOk) return false;
+  if (answer.close) connection.Linger();
+  return !answer.close;
+}
+
+Answer HttpServer::Impl::AnswerTo(const Head& head, const std::optional<Problem>& broken,
+                                  Connection& connection, Live& live_entry, SteadyTime deadline,
+                                  Route& route) {
+  if (broken) return {ToResponse(*broken), true};
+  Plan plan = Api::PlanOf(head.method, head.target, head.content_type);
+  route = plan.route;
+  if (!head.content_encoding.empty() && !plan.answer) {
+    plan.answer = ToResponse({.status = 415,
+                              .detail = "bodies are taken as they are: send no "
+                                        "Content-Encoding"});
+  }
+  Body body(budget);
+  if (const Io io = connection.ReadBody(head, plan.body_bytes_max, deadline, body); io != Io::kOk) {
+    // An answer that does not need the body says more than that it is too long.
+    return {plan.answer ? *plan.answer : ToResponse(ReadProblem(io, plan.body_bytes_max)), true};
+  }
+  if (!live_entry.Enter(Phase::kServing)) return {ToResponse({.status = 503}), true};
+  Response response = api.Handle(plan, head.idempotency_keys, body.text());
+  return {std::move(response), !head.keep_alive || stopping.load()};
+}
+
+void HttpServer::Impl::Stop(milliseconds grace) {
+  if (!acceptor.joinable()) return;
+  stopping.store(true);
+  eventfd_write(wake_fd, 1);
+  acceptor.join();
+  close(listener.fd);
+  close(wake_fd);
+  std::vector<std::thread> joined;
+  {
+    absl::MutexLock lock(&mutex);
+    ended = true;
+    work.SignalAll();
+    // Reading ends behind what has already arrived, so that a request on the wire is answered.
+    for (Live* entry : live) {
+      if (entry->phase.load() == Phase::kIdle) shutdown(entry->fd, SHUT_RD);
+    }
+    const auto drained = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+      return live.empty() && pending.empty();
+    };
+    if (!mutex.AwaitWithTimeout(absl::Condition(&drained), absl::FromChrono(grace))) {
+      rpc::LogWarn("connections are cut off after the grace", {{"connections", live.size()}});
+      for (Live* entry : live) shutdown(entry->fd, SHUT_RDWR);
+    }
+    joined.swap(workers);
+  }
+  for (std::thread& worker : joined) worker.join();
+}
+
+HttpServer::HttpServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {
+  impl_->acceptor = std::thread([this] { impl_->Accept(); });
+}
+
+HttpServer::~HttpServer() { Stop(milliseconds(0)); }
+
+absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(Api& api, HttpServerOptions options) {
+  absl::StatusOr<Listener> listener = Listen(options.listen);
+  if (!listener.ok()) return listener.status();
+  return std::unique_ptr<HttpServer>(
+      new HttpServer(std::make_unique<Impl>(api, std::move(options), *listener)));
+}
+
+int HttpServer::port() const { return impl_->listener.port; }
+
+void HttpServer::Stop(milliseconds grace) { impl_->Stop(grace); }
+
+}  // namespace allezon::gateway

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string>
+
+#include "absl/status/statusor.h"
+
+namespace allezon::gateway {
+
+struct Listener {
+  int fd = -1;  // non-blocking; the caller closes it
+  int port = 0;
+};
+
+// Listens on host:port (port 0: any) with a deep backlog, on the first address that the host
+// resolves to. kInvalidArgument: that is no address. kUnavailable: it is taken or cannot be bound;
+// a port is never shared with another process.
+absl::StatusOr<Listener> Listen(const std::string& address);
+
+}  // namespace allezon::gateway

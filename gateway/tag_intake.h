@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// POST /user_tags: a body becomes events, which are written to both services. Thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "gateway/problem.h"
+#include "prometheus/counter.h"
+#include "router/shard.h"
+#include "router/writer.h"
+
+namespace allezon::gateway {
+
+// Lines of one batch that are on their way at a time. Below the queue of one lane, so that a batch
+// alone never overflows it.
+inline constexpr size_t kBatchLinesInFlightMax = 4000;
+// A batch with more broken lines is refused as a whole, before any line is stored.
+inline constexpr size_t kBatchRejectedMax = 100'000;
+
+struct IntakeOptions {
+  uint32_t shards = router::kShardsDefault;
+  absl::Duration future_max = absl::Hours(24);
+  absl::Duration tag_timeout = absl::Seconds(5);
+  absl::Duration batch_timeout = absl::Seconds(30);
+  std::function<absl::Time()> clock = absl::Now;
+};
+
+class TagIntake {
+ public:
+  // The writers must outlive it.
+  TagIntake(router::Writer& profiles, router::Writer& aggregates, IntakeOptions options);
+
+  // One JSON tag: 204 once it is durable in both services. `body` must be readable for
+  // kJsonPaddingBytes past its end. `key` empty: none. Blocks until the deadline at most.
+  Response AddTag(std::string_view body, std::string_view key);
+
+  // One tag a line: 200 once every line that is a tag is durable in both services. A line that
+  // could not be stored fails the batch, with the number of lines that surely are.
+  Response AddBatch(std::string_view body, std::string_view key);
+
+ private:
+  router::Writer& profiles_;
+  router::Writer& aggregates_;
+  const IntakeOptions options_;
+  prometheus::Counter& tags_accepted_;
+  prometheus::Counter& lines_rejected_;
+};
+
+}  // namespace allezon::gateway
