@@ -126,6 +126,12 @@ TEST(LoadEndToEnd, AcceptsProfilesThatKeepOnlyTheNewest200) {
   EXPECT_EQ(outcome.exit_code, 0) << outcome.text;
 }
 
+TEST(LoadEndToEnd, AcceptsProfilesThatKeepMoreThan200) {
+  ReferenceServer server(Fault::kNone);
+  const Outcome outcome = RunLoad(Flags(server, {"--cookies=5", "--zipf=0"}));
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.text;
+}
+
 TEST(LoadEndToEnd, AcceptsConnectionsClosedAfterEachAnswer) {
   ReferenceServer server(Fault::kCloseAfterEach);
   const Outcome outcome = RunLoad(Flags(server, {"--tags=500"}));
