@@ -26,7 +26,6 @@ import json
 import os
 import pathlib
 import random
-import shutil
 import signal
 import socket
 import subprocess
@@ -132,6 +131,7 @@ class Cluster:
         self.entries: dict[str, list[dict]] = {}
         self._port = port
         self._children: dict[str, subprocess.Popen] = {}
+        self._log_starts: dict[str, int] = {}  # bytes that earlier runs have left in a log
         self._lock: Optional[int] = None
 
     # --- life -------------------------------------------------------------------------------
@@ -265,11 +265,12 @@ class Cluster:
         return self.folder / "log" / f"{id_}.log"
 
     def log_tail(self, id_: str, lines: int = LOG_LINES_SHOWN) -> str:
-        """The last lines of a process's log, under a line that names it."""
+        """The last lines of a process's log since it was started, under a line that names it."""
         path = self.log_path(id_)
         try:
             with path.open("rb") as log:
-                log.seek(max(0, path.stat().st_size - LOG_BYTES_READ_MAX))
+                log.seek(max(self._log_starts.get(id_, 0),
+                             path.stat().st_size - LOG_BYTES_READ_MAX))
                 last = log.read().decode(errors="replace").splitlines()[-lines:]
         except FileNotFoundError:
             last = []
@@ -291,6 +292,9 @@ class Cluster:
         os.ftruncate(lock, 0)
         os.write(lock, f"{os.getpid()}\n".encode())
         self._lock = lock
+
+    def holds_lock(self) -> bool:
+        return self._lock is not None
 
     def release_lock(self) -> None:
         if self._lock is not None:
@@ -362,6 +366,7 @@ class Cluster:
         if "data" in entry:
             pathlib.Path(entry["data"]).mkdir(parents=True, exist_ok=True)
         with self.log_path(entry["id"]).open("ab") as log:
+            self._log_starts[entry["id"]] = log.tell()
             # A session of its own: a Ctrl-C in the terminal reaches the supervisor only, which then
             # stops the processes in their order.
             child = subprocess.Popen(entry["argv"], cwd=entry["cwd"], env={**os.environ, **self.env},
@@ -520,10 +525,6 @@ def free_ports(host: str, count: int, taken: set[int]) -> list[int]:
         if port not in taken and port not in ports and can_bind(host, port):
             ports.append(port)
     raise ClusterError(f"no {count} free ports were found on {host}")
-
-
-def remove_folder(folder: pathlib.Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _signal(pid: int, sig: int) -> None:

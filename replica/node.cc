@@ -61,6 +61,11 @@ absl::StatusOr<router::Placement> PlacementOfFlags() {
   absl::StatusOr<router::Placement> placement = router::MakePlacement(
       *std::move(instances), absl::GetFlag(FLAGS_shards), absl::GetFlag(FLAGS_rf));
   if (!placement.ok()) return placement.status();
+  if (placement->replication_factor > 1) {
+    // Without repair a node that was away would answer without what it missed.
+    return absl::UnimplementedError(
+        "--rf: replication between peers is not there yet; only 1 is possible");
+  }
   if (placement->IndexOf(absl::GetFlag(FLAGS_id)) < 0) {
     return absl::InvalidArgumentError(
         absl::StrCat("--id: '", absl::GetFlag(FLAGS_id), "' is not one of --instances"));

@@ -219,6 +219,12 @@ std::vector<int64_t> Store::Minutes() const {
   return minutes;
 }
 
+uint32_t Store::TakenThroughS(int64_t minute) const {
+  absl::MutexLock lock(&mutex_);
+  const auto found = taken_through_s_.find(minute);
+  return found == taken_through_s_.end() ? 0 : found->second;
+}
+
 int64_t Store::NewestTimeMs() const {
   // The newest minute is never taken, so its start is a safe lower bound that needs no record of
   // its own.

@@ -67,6 +67,7 @@ class Store final : public LogReader {
                           const std::function<void(const LogEntry&)>& visit) const override;
   Digest MinuteDigest(int64_t minute) const override;
   std::vector<int64_t> Minutes() const override;
+  uint32_t TakenThroughS(int64_t minute) const override;
   int64_t NewestTimeMs() const override;
 
   // The digest bucket of a shard's minute; empty where nothing is. Thread-safe.

@@ -37,7 +37,7 @@ inline bool IsKeyed(std::string_view id) { return !id.empty() && (id[0] & 0x80) 
 // Log and digest buckets are minutes of the tag's own time; floor division, also before 1970.
 inline constexpr int64_t kMinuteMs = 60'000;
 inline int64_t MinuteOf(int64_t time_ms) {
-  return time_ms >= 0 ? time_ms / kMinuteMs : -((-time_ms + kMinuteMs - 1) / kMinuteMs);
+  return time_ms / kMinuteMs - (time_ms % kMinuteMs < 0 ? 1 : 0);
 }
 
 }  // namespace allezon::router

@@ -2,7 +2,6 @@
 #include "rpc/server.h"
 
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
-#include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
@@ -10,13 +9,12 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/memory/memory.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "rpc/address.h"
+#include "rpc/health.h"
 
 namespace allezon::rpc {
 namespace {
@@ -30,29 +28,14 @@ constexpr int kServerPingTimeout_ms = 10'000;
 // More than a handler should ever be given; also keeps the deadline inside the clock's range.
 constexpr absl::Duration kGraceMax = absl::Hours(1);
 
-// Once a process, before the first server: gRPC reads both when a server is built.
-void EnablePlugins() {
-  [[maybe_unused]] static const bool once = [] {
-    grpc::EnableDefaultHealthCheckService(true);
-    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
-    return true;
-  }();
-}
-
 }  // namespace
 
 struct Server::Impl {
-  std::unique_ptr<grpc::Server> server;
-  std::vector<std::string> health_names;
-  int port = 0;
-  absl::Mutex mutex;
-  bool shut_down ABSL_GUARDED_BY(mutex) = false;
+  explicit Impl(const std::vector<std::string>& health_names) : health(health_names) {}
 
-  void SetHealth(bool serving) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
-    for (const std::string& name : health_names) {
-      server->GetHealthCheckService()->SetServingStatus(name, serving);
-    }
-  }
+  HealthService health;  // before the server, which calls it to its end
+  std::unique_ptr<grpc::Server> server;
+  int port = 0;
 };
 
 Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -61,9 +44,10 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   const absl::StatusOr<HostPort> address = ParseHostPort(options.listen);
   if (!address.ok()) return address.status();
   if (absl::Status status = CheckListenable(*address); !status.ok()) return status;
-  EnablePlugins();
+  // Idempotent; it takes effect on builders made from now on.
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
 
-  auto impl = std::make_unique<Impl>();
+  auto impl = std::make_unique<Impl>(options.health_names);
   grpc::ServerBuilder builder;
   // gRPC's own choice is SO_REUSEPORT, with which two processes share a port in silence.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
@@ -76,34 +60,25 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   builder.SetMaxSendMessageSize(options.message_bytes_max);
   builder.AddListeningPort(options.listen, grpc::InsecureServerCredentials(), &impl->port);
   for (grpc::Service* service : options.services) builder.RegisterService(service);
+  builder.RegisterService(&impl->health);
   impl->server = builder.BuildAndStart();
   if (impl->server == nullptr || impl->port == 0) {
     return absl::UnavailableError(absl::StrCat("cannot listen on ", options.listen));
   }
-  impl->health_names = options.health_names;
-  impl->health_names.push_back("");
-  auto server = absl::WrapUnique(new Server(std::move(impl)));
-  server->SetServing(false);
-  return server;
+  return absl::WrapUnique(new Server(std::move(impl)));
 }
 
 Server::~Server() { Shutdown(absl::ZeroDuration()); }
 
 int Server::port() const { return impl_->port; }
 
-void Server::SetServing(bool serving) {
-  absl::MutexLock lock(&impl_->mutex);
-  if (!impl_->shut_down) impl_->SetHealth(serving);
-}
+void Server::SetServing(bool serving) { impl_->health.SetServing(serving); }
 
 void Server::Shutdown(absl::Duration grace) {
-  {
-    absl::MutexLock lock(&impl_->mutex);
-    if (!std::exchange(impl_->shut_down, true)) impl_->SetHealth(false);
-  }
+  impl_->health.Shutdown();
   const absl::Duration bounded = std::clamp(grace, absl::ZeroDuration(), kGraceMax);
   impl_->server->Shutdown(absl::ToChronoTime(absl::Now() + bounded));
-  impl_->server->Wait();
+  impl_->server->Wait();  // for the caller who comes while another shuts down
 }
 
 }  // namespace allezon::rpc

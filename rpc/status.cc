@@ -94,8 +94,9 @@ grpc::Status ToGrpc(const absl::Status& status) {
   details.set_message(message);
   size_t details_bytes = 0;
   status.ForEachPayload([&](absl::string_view type, const absl::Cord& payload) {
-    details_bytes += type.size() + payload.size();
-    if (details_bytes > kDetailsBytesMax) return;
+    const size_t bytes = type.size() + payload.size();
+    if (details_bytes + bytes > kDetailsBytesMax) return;
+    details_bytes += bytes;
     google::protobuf::Any& any = *details.add_details();
     any.set_type_url(std::string(type));
     any.set_value(std::string(payload));

@@ -1,21 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fixtures of the cluster tests; tests/cluster/README.md explains them."""
+"""The fixtures of the cluster tests; README.md explains them."""
 
 import pathlib
 import shutil
-import sys
 import tempfile
 
 import pytest
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
+from api import Gateway
+from running import BIN_DIR, RunningCluster
 
-from harness.environment import BIN_DIR  # noqa: E402
-from harness.grpc_client import Protos  # noqa: E402
-from harness.running import RunningCluster  # noqa: E402
-from harness import tags  # noqa: E402
-
-_failed = pytest.StashKey[bool]()
+FAILED = pytest.StashKey[bool]()
 
 
 def pytest_configure(config):
@@ -27,78 +22,54 @@ def pytest_configure(config):
 def pytest_runtest_makereport(item, call):
     report = (yield).get_result()
     if report.failed:
-        item.stash[_failed] = True
-        item.session.stash[_failed] = True
+        item.stash[FAILED] = item.session.stash[FAILED] = True
 
 
-@pytest.fixture(scope="session")
-def protos():
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="allezon-protos-"))
-    yield Protos(folder)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture(scope="session")
-def pb(protos):
-    return protos.messages
-
-
-def _run(protos, options, has_failed):
-    """Yields a started cluster; stops it whatever happens, and fails where it did not go well."""
+def _run(options, failed):
+    """Yields a started cluster; stops it whatever happens, and fails where that did not go well."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="allezon-cluster-"))
-    running = RunningCluster(folder, protos, **options)
-    wrong = ["it was not stopped"]
+    running = RunningCluster(folder, **options)
+    problems = ["it did not start"]
     try:
         running.launch()
+        problems = []
         yield running
     finally:
         try:
-            wrong = running.finish()
+            problems += running.finish()
         finally:
-            if wrong or has_failed():
+            if problems or failed():
                 print(f"\nthe logs are kept in {folder}/log\n{running.log_tails()}")
             else:
                 shutil.rmtree(folder, ignore_errors=True)
-    assert not wrong, "\n".join(wrong)
-
-
-@pytest.fixture(scope="session")
-def cluster(protos, request):
-    yield from _run(protos, {}, lambda: request.session.stash.get(_failed, False))
-
-
-@pytest.fixture
-def fresh_cluster(protos, request):
-    generators = []
-
-    def make(**options) -> RunningCluster:
-        generator = _run(protos, options, lambda: request.node.stash.get(_failed, False))
-        running = next(generator)
-        generators.append(generator)
-        return running
-
-    yield make
-    problems = []
-    for generator in reversed(generators):
-        try:
-            next(generator, None)
-        except AssertionError as error:
-            problems.append(str(error))
     assert not problems, "\n".join(problems)
 
 
-@pytest.fixture
-def http(cluster):
-    client = cluster.http()
-    yield client
-    client.close()
+@pytest.fixture(scope="session")
+def cluster(request):
+    yield from _run({}, lambda: request.session.stash.get(FAILED, False))
 
 
 @pytest.fixture
-def cookie():
-    return tags.fresh_cookie()
+def gateway(cluster):
+    return Gateway(cluster.http[0])
 
 
 @pytest.fixture
-def minute():
-    return tags.fresh_minute()
+def fresh_cluster(request):
+    started = []
+
+    def start(**options):
+        run = _run(options, lambda: request.node.stash.get(FAILED, False))
+        running = next(run)
+        started.append(run)
+        return running
+
+    yield start
+    problems = []
+    for run in reversed(started):
+        try:
+            next(run, None)
+        except AssertionError as error:
+            problems.append(str(error))
+    assert not problems, "\n".join(problems)

@@ -52,6 +52,7 @@ class FakeLog final : public replica::LogReader {
   }
   replica::Digest MinuteDigest(int64_t) const override { return {}; }
   std::vector<int64_t> Minutes() const override { return {}; }
+  uint32_t TakenThroughS(int64_t) const override { return 0; }
   int64_t NewestTimeMs() const override { return newest_time_ms; }
 
   int64_t newest_time_ms = kNoTime;

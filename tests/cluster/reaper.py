@@ -7,7 +7,7 @@ import pathlib
 import signal
 import sys
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3] / "local"))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "local"))
 import cluster  # noqa: E402
 
 signal.signal(signal.SIGINT, signal.SIG_IGN)

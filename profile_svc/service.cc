@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "profile_svc/service.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "router/add_tags.h"
+#include "router/tag_rules.h"
+#include "rpc/call_metrics.h"
+#include "rpc/status.h"
+
+namespace allezon::profile_svc {
+namespace {
+
+// Reads that the block cache cannot answer; a disk serves a few at a time well.
+constexpr int kDiskReadThreads = 8;
+// Reads that wait for other nodes, of which one may hang until the router gives it up.
+constexpr int kForwardedReadThreads = 32;
+constexpr size_t kReadsQueuedMax = 1'000;
+// A call without a deadline, or with one beyond, gets this one.
+constexpr absl::Duration kGetProfileTimeoutMax = absl::Seconds(10);
+// After this the caller may try again when a queue is full.
+constexpr absl::Duration kRetryDelay = absl::Milliseconds(100);
+
+absl::Status CheckCookie(std::string_view cookie) {
+  if (cookie.empty()) return rpc::InvalidField("cookie", "is empty");
+  if (cookie.size() > router::kTextBytesMax) {
+    return rpc::InvalidField("cookie",
+                             absl::StrCat("is longer than ", router::kTextBytesMax, " bytes"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status QueueFull() {
+  return rpc::WithRetryDelay(
+      absl::ResourceExhaustedError(absl::StrCat(kReadsQueuedMax, " reads wait already")),
+      kRetryDelay);
+}
+
+absl::Status CheckGet(const v1::GetProfileRequest& request) {
+  if (absl::Status status = CheckCookie(request.cookie()); !status.ok()) return status;
+  if (request.from_ms() > request.to_ms()) {
+    return rpc::InvalidField("to_ms", "is before from_ms");
+  }
+  switch (request.consistency()) {
+    case v1::CONSISTENCY_UNSPECIFIED:
+    case v1::CONSISTENCY_ONE:
+      return absl::OkStatus();
+    case v1::CONSISTENCY_QUORUM:
+      return absl::UnimplementedError("CONSISTENCY_QUORUM is not offered yet");
+    default:
+      return rpc::InvalidField("consistency", "is not one of Consistency");
+  }
+}
+
+absl::Status ParseTags(const std::vector<std::string>& serialised,
+                       google::protobuf::RepeatedPtrField<v1::Tag>& tags) {
+  tags.Reserve(static_cast<int>(serialised.size()));
+  for (const std::string& bytes : serialised) {
+    if (!tags.Add()->ParseFromString(bytes)) {
+      return absl::DataLossError("a stored tag cannot be parsed");
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Ends a call and counts it.
+void Finish(grpc::ServerUnaryReactor* reactor, rpc::CallMetrics& metrics, absl::Time start,
+            const absl::Status& status) {
+  metrics.Ended(start, status);
+  reactor->Finish(rpc::ToGrpc(status));
+}
+
+struct Meters {
+  rpc::CallMetrics read_profile{"ReadProfile"};
+  rpc::CallMetrics add_tags{"AddTags"};
+  rpc::CallMetrics get_profile{"GetProfile"};
+};
+
+Meters& TheMeters() {
+  static Meters meters;
+  return meters;
+}
+
+}  // namespace
+
+ProfileReplicaServiceImpl::ProfileReplicaServiceImpl(const replica::NodeContext& context,
+                                                     const ProfileView& view)
+    : context_(context), view_(view), disk_reads_(kDiskReadThreads, kReadsQueuedMax) {
+  TheMeters();
+}
+
+absl::Status ProfileReplicaServiceImpl::Check(const v1::ReadProfileRequest& request) const {
+  const uint64_t version = context_.placement().version;
+  if (request.placement_version() != version) {
+    return absl::FailedPreconditionError(absl::StrCat("the caller's placement is ",
+                                                      request.placement_version(), ", that of ",
+                                                      context_.id, " is ", version));
+  }
+  if (request.shard() >= context_.holds.size() || !context_.holds[request.shard()]) {
+    return rpc::InvalidField(
+        "shard", absl::StrCat("shard ", request.shard(), " is not held by ", context_.id));
+  }
+  const auto shards = static_cast<uint32_t>(context_.holds.size());
+  if (router::ShardOf(request.cookie(), shards) != request.shard()) {
+    return rpc::InvalidField("cookie", absl::StrCat("is not of shard ", request.shard()));
+  }
+  if (absl::Status status = CheckCookie(request.cookie()); !status.ok()) return status;
+  if (request.limit() > kProfileTagsKept) {
+    return rpc::InvalidField("limit", absl::StrCat("is above ", kProfileTagsKept));
+  }
+  return absl::OkStatus();
+}
+
+grpc::ServerUnaryReactor* ProfileReplicaServiceImpl::ReadProfile(
+    grpc::CallbackServerContext* call, const v1::ReadProfileRequest* request,
+    v1::ReadProfileResponse* response) {
+  const absl::Time start = absl::Now();
+  rpc::CallMetrics& metrics = TheMeters().read_profile;
+  grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
+  if (absl::Status status = Check(*request); !status.ok()) {
+    Finish(reactor, metrics, start, status);
+    return reactor;
+  }
+  const auto read = [this, request, response](ProfileView::Tier tier) {
+    return view_.Read(request->shard(), request->cookie(), request->from_ms(), request->to_ms(),
+                      request->limit(), *response, tier);
+  };
+  // What is in memory is answered here: a hand-over to another thread costs as much as the read.
+  absl::Status status = read(ProfileView::Tier::kMemoryOnly);
+  if (!absl::IsAborted(status)) {
+    Finish(reactor, metrics, start, status);
+    return reactor;
+  }
+  const bool queued = disk_reads_.Run([reactor, read, &metrics, start, call] {
+    absl::Status status = call->IsCancelled() ? absl::CancelledError("the caller has gone")
+                                              : read(ProfileView::Tier::kAll);
+    Finish(reactor, metrics, start, status);
+  });
+  if (!queued) Finish(reactor, metrics, start, QueueFull());
+  return reactor;
+}
+
+ProfileServiceImpl::ProfileServiceImpl(const replica::NodeContext& context,
+                                       std::unique_ptr<router::ProfileReader> reader)
+    : context_(context),
+      reader_(std::move(reader)),
+      forwarded_reads_(kForwardedReadThreads, kReadsQueuedMax) {
+  TheMeters();
+}
+
+grpc::ServerUnaryReactor* ProfileServiceImpl::AddTags(
+    grpc::CallbackServerContext* call, const v1::ProfileServiceAddTagsRequest* request,
+    v1::ProfileServiceAddTagsResponse* response) {
+  const absl::Time start = absl::Now();
+  grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
+  router::AddTags(*context_.writer, request->tags(), context_.placement().shards(),
+                  context_.future_max, absl::FromChrono(call->deadline()),
+                  [reactor, request, response, start](const absl::Status& status) {
+                    if (status.ok()) response->set_accepted(request->tags_size());
+                    Finish(reactor, TheMeters().add_tags, start, status);
+                  });
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* ProfileServiceImpl::GetProfile(grpc::CallbackServerContext* call,
+                                                         const v1::GetProfileRequest* request,
+                                                         v1::GetProfileResponse* response) {
+  const absl::Time start = absl::Now();
+  rpc::CallMetrics& metrics = TheMeters().get_profile;
+  grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
+  if (absl::Status status = CheckGet(*request); !status.ok()) {
+    Finish(reactor, metrics, start, status);
+    return reactor;
+  }
+  const absl::Time deadline =
+      std::min(absl::FromChrono(call->deadline()), start + kGetProfileTimeoutMax);
+  const bool queued = forwarded_reads_.Run([=, this, &metrics] {
+    const absl::Status status = call->IsCancelled() ? absl::CancelledError("the caller has gone")
+                                                    : Get(*request, deadline, *response);
+    Finish(reactor, metrics, start, status);
+  });
+  if (!queued) Finish(reactor, metrics, start, QueueFull());
+  return reactor;
+}
+
+absl::Status ProfileServiceImpl::Get(const v1::GetProfileRequest& request, absl::Time deadline,
+                                     v1::GetProfileResponse& response) {
+  if (absl::Now() >= deadline) return absl::DeadlineExceededError("waited too long for a thread");
+  router::ProfileQuery query;
+  query.cookie = request.cookie();
+  query.from_ms = request.from_ms();
+  query.to_ms = request.to_ms();
+  query.limit =
+      request.has_limit() ? std::min(request.limit(), kProfileTagsKept) : kProfileTagsKept;
+  const absl::StatusOr<router::Profile> profile = reader_->Read(query, deadline);
+  if (!profile.ok()) return profile.status();
+  response.set_cookie(request.cookie());
+  if (absl::Status s = ParseTags(profile->views, *response.mutable_views()); !s.ok()) return s;
+  return ParseTags(profile->buys, *response.mutable_buys());
+}
+
+}  // namespace allezon::profile_svc

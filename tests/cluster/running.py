@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A cluster of real processes as the tests see it."""
+
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "local"))
+import cluster as local_cluster  # noqa: E402
+
+# The folder with the programs of the build under test.
+BIN_DIR = pathlib.Path(os.environ.get("ALLEZON_BIN_DIR", ROOT / "build" / "release" / "bin"))
+# Builds with a sanitizer run a shortened set: fewer rounds, smaller counts.
+SHORT = os.environ.get("ALLEZON_TEST_SHORT", "") not in ("", "0")
+# Time limits are multiplied by it; a sanitizer makes the programs several times slower.
+TIME_SCALE = float(os.environ.get("ALLEZON_TEST_TIME_SCALE", "1"))
+READY_TIMEOUT_S = 60 * TIME_SCALE
+STOP_TIMEOUT_S = 30 * TIME_SCALE
+
+# What a sanitizer prints when it has found something.
+SANITIZER_REPORT = re.compile(
+    r"ERROR: (Address|Leak)Sanitizer|WARNING: ThreadSanitizer|runtime error: |"
+    r"SUMMARY: (Address|Thread|Leak|UndefinedBehavior)Sanitizer")
+
+
+class RunningCluster(local_cluster.Cluster):
+    """A Cluster (local/cluster.py) on free ports, watched so that nothing survives its test."""
+
+    def __init__(self, folder, *, gateways=1, profiles=3, aggregates=3, rf=1, extra_args=None,
+                 env=None, log_level="info"):
+        settings = local_cluster.make_settings(folder, gateways=gateways, profiles=profiles,
+                                               aggregates=aggregates, rf=rf)
+        super().__init__(folder, BIN_DIR, settings, extra_args=extra_args, env=env,
+                         log_level=log_level, note=print)
+        self._reaper = None
+        self._ended = {}  # those that a test ended, and how
+
+    def launch(self):
+        """Starts every process and waits until the gateways are ready."""
+        # Kills the processes should this one be killed before it can stop them.
+        self._reaper = subprocess.Popen(
+            [sys.executable, str(pathlib.Path(__file__).with_name("reaper.py")), str(self.folder)],
+            stdin=subprocess.PIPE, start_new_session=True)
+        self.start()
+        self.wait_ready()
+
+    # --- where things are ---
+
+    @property
+    def http(self):
+        """host:port of each gateway."""
+        return [entry["http"] for entry in self.entries["gateways"]]
+
+    @property
+    def profiles(self):
+        """host:port of each profile node's gRPC server."""
+        return [entry["grpc"] for entry in self.entries["profile"]]
+
+    @property
+    def aggregates(self):
+        return [entry["grpc"] for entry in self.entries["aggregate"]]
+
+    def node_ids(self):
+        return [entry["id"] for service in ("profile", "aggregate")
+                for entry in self.entries[service]]
+
+    def process_ids(self):
+        return [entry["id"] for entry in self.all_entries()]
+
+    def metrics(self, id_):
+        """The samples of a process's /metrics: {'name{label="value"}': 12.0}."""
+        entry = self.entry(id_)
+        url = f"http://{entry.get('metrics') or entry['http']}/metrics"
+        with urllib.request.urlopen(url, timeout=10 * TIME_SCALE) as answer:
+            lines = answer.read().decode().splitlines()
+        samples = (line.rpartition(" ") for line in lines if line and not line.startswith("#"))
+        return {name: float(value) for name, _, value in samples}
+
+    # --- faults ---
+
+    def wait_ready(self, timeout_s=READY_TIMEOUT_S):
+        super().wait_ready(timeout_s)
+
+    def kill(self, id_, sig=signal.SIGKILL, wait_s=None):
+        """Sends a signal. After SIGKILL and SIGTERM waits until the process is gone and returns its
+        exit code (negative: the signal); after others returns None at once."""
+        ends = sig in (signal.SIGKILL, signal.SIGTERM)
+        if ends:
+            self._ended[id_] = sig
+        super().kill(id_, sig, STOP_TIMEOUT_S if wait_s is None and ends else wait_s)
+        return self.exit_code(id_) if ends else None
+
+    def restart(self, id_):
+        """Starts a process that has ended again, by its argv in its cwd; wait_ready() may follow."""
+        super().restart(id_)
+        self._ended.pop(id_, None)
+
+    def assert_all_running(self):
+        down = [id_ for id_ in self.process_ids() if not self.running(id_)]
+        assert not down, "\n".join([f"{', '.join(down)} ended", *map(self.log_tail, down)])
+
+    # --- the end ---
+
+    def finish(self):
+        """Stops everything and returns what was wrong: a process that ended by itself, one that did
+        not end with 0 on SIGTERM, a report of a sanitizer."""
+        wrong = [f"{id_} (pid {pid}) ended by itself: {local_cluster.describe_exit(code)}"
+                 for id_, pid, code in self.died() if id_ not in self._ended]
+        for id_, code in self.stop(STOP_TIMEOUT_S).items():
+            if code != 0:
+                wrong.append(f"{id_} was stopped by SIGTERM: {local_cluster.describe_exit(code)}")
+        for id_ in self.process_ids():
+            for line in self._log_lines(id_):
+                if SANITIZER_REPORT.search(line):
+                    wrong.append(f"{id_}: {line.strip()}")
+                    break
+        if self._reaper is not None:
+            self._reaper.stdin.close()
+            self._reaper.wait(timeout=STOP_TIMEOUT_S)
+        return wrong
+
+    def log_tails(self):
+        return "\n".join(self.log_tail(id_) for id_ in self.process_ids())
+
+    def _log_lines(self, id_):
+        try:
+            return self.log_path(id_).read_text(errors="replace").splitlines()
+        except FileNotFoundError:
+            return []

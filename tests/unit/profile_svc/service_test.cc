@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The gRPC services over a real connection and a real view; the rest of the cluster is scripted.
+#include "profile_svc/service.h"
+
+#include <gmock/gmock.h>
+#include <google/rpc/error_details.pb.h>
+#include <grpcpp/create_channel.h>
+#include <grpcpp/security/credentials.h>
+#include <gtest/gtest.h>
+
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "rpc/server.h"
+#include "rpc/status.h"
+#include "tests/unit/profile_svc/testing.h"
+
+namespace allezon::profile_svc {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::SizeIs;
+
+constexpr uint32_t kShards = 8;
+constexpr int64_t kMin = std::numeric_limits<int64_t>::min();
+constexpr int64_t kMax = std::numeric_limits<int64_t>::max();
+constexpr absl::Duration kTimeout = absl::Seconds(20);
+
+class ScriptedWriter final : public router::Writer {
+ public:
+  void Write(router::EventRef event, absl::Time, std::shared_ptr<router::WriteDone> done) override {
+    absl::MutexLock lock(&mutex);
+    events.push_back(std::move(event));
+    done->Done(outcome);
+  }
+  absl::Mutex mutex;
+  absl::Status outcome;
+  std::vector<router::EventRef> events;
+};
+
+class ScriptedReader final : public router::ProfileReader {
+ public:
+  absl::StatusOr<router::Profile> Read(const router::ProfileQuery& query, absl::Time) override {
+    absl::MutexLock lock(&mutex);
+    queries.push_back(query);
+    return outcome;
+  }
+  absl::Mutex mutex;
+  absl::StatusOr<router::Profile> outcome = router::Profile();
+  std::vector<router::ProfileQuery> queries;
+};
+
+router::Placement OneNode() {
+  auto instances = router::ParseInstances("p0=127.0.0.1:1");
+  return *router::MakePlacement(*instances, kShards, 1);
+}
+
+class ProfileServiceTest : public ::testing::Test {
+ protected:
+  ProfileServiceTest() : channels_(OneNode()) {
+    context_.id = "p0";
+    context_.holds.assign(kShards, true);
+    context_.channels = &channels_;
+    context_.writer = &writer_;
+    context_.future_max = absl::Hours(24);
+    auto reader = std::make_unique<ScriptedReader>();
+    reader_ = reader.get();
+    replica_service_ = std::make_unique<ProfileReplicaServiceImpl>(context_, db_.view());
+    service_ = std::make_unique<ProfileServiceImpl>(context_, std::move(reader));
+    rpc::ServerOptions options;
+    options.listen = "127.0.0.1:0";
+    options.services = {replica_service_.get(), service_.get()};
+    auto server = rpc::Server::Start(options);
+    if (!server.ok()) std::abort();
+    server_ = *std::move(server);
+    const auto channel = grpc::CreateChannel(absl::StrCat("127.0.0.1:", server_->port()),
+                                             grpc::InsecureChannelCredentials());
+    replica_stub_ = v1::ProfileReplicaService::NewStub(channel);
+    stub_ = v1::ProfileService::NewStub(channel);
+  }
+
+  static void Bound(grpc::ClientContext& call) {
+    call.set_deadline(absl::ToChronoTime(absl::Now() + kTimeout));
+  }
+
+  v1::ReadProfileRequest RequestFor(const std::string& cookie) {
+    v1::ReadProfileRequest request;
+    request.set_placement_version(channels_.placement().version);
+    request.set_shard(router::ShardOf(cookie, kShards));
+    request.set_cookie(cookie);
+    request.set_from_ms(kMin);
+    request.set_to_ms(kMax);
+    request.set_limit(200);
+    return request;
+  }
+  absl::Status ReadProfile(const v1::ReadProfileRequest& request) {
+    grpc::ClientContext call;
+    Bound(call);
+    return rpc::FromGrpc(replica_stub_->ReadProfile(&call, request, &rows_));
+  }
+  absl::Status AddTags(const v1::ProfileServiceAddTagsRequest& request) {
+    grpc::ClientContext call;
+    Bound(call);
+    return rpc::FromGrpc(stub_->AddTags(&call, request, &added_));
+  }
+  absl::Status GetProfile(const v1::GetProfileRequest& request) {
+    grpc::ClientContext call;
+    Bound(call);
+    return rpc::FromGrpc(stub_->GetProfile(&call, request, &profile_));
+  }
+
+  ViewInDb db_{absl::Hours(24)};
+  router::Channels channels_;
+  ScriptedWriter writer_;
+  replica::NodeContext context_;
+  ScriptedReader* reader_ = nullptr;
+  std::unique_ptr<ProfileReplicaServiceImpl> replica_service_;
+  std::unique_ptr<ProfileServiceImpl> service_;
+  std::unique_ptr<rpc::Server> server_;
+  std::unique_ptr<v1::ProfileReplicaService::Stub> replica_stub_;
+  std::unique_ptr<v1::ProfileService::Stub> stub_;
+  v1::ReadProfileResponse rows_;
+  v1::ProfileServiceAddTagsResponse added_;
+  v1::GetProfileResponse profile_;
+};
+
+TEST_F(ProfileServiceTest, ReadProfileAnswersFromMemoryAndFromDisk) {
+  const Row row{.shard = router::ShardOf("c", kShards), .time_ms = 10, .id = 1};
+  Row buy = row;
+  buy.action = v1::ACTION_BUY;
+  buy.id = 2;
+  db_.Put({row, buy});
+  for (const bool on_disk : {false, true}) {
+    if (on_disk) db_.Flush();  // no block of the new file is cached
+    ASSERT_EQ(ReadProfile(RequestFor("c")), absl::OkStatus());
+    ASSERT_EQ(rows_.views_size(), 1);
+    EXPECT_EQ(rows_.views(0).tag(), TagOf(row));
+    EXPECT_EQ(rows_.views(0).event_id(), router::AsBytes(IdOf(1)));
+    EXPECT_EQ(rows_.views(0).time_ms(), 10);
+    ASSERT_EQ(rows_.buys_size(), 1);
+    EXPECT_EQ(rows_.buys(0).tag(), TagOf(buy));
+  }
+}
+
+TEST_F(ProfileServiceTest, ReadProfileRefusesWhatIsNotItsOwn) {
+  v1::ReadProfileRequest request = RequestFor("c");
+  request.set_placement_version(request.placement_version() + 1);
+  EXPECT_EQ(ReadProfile(request).code(), absl::StatusCode::kFailedPrecondition);
+
+  request = RequestFor("c");
+  request.set_shard((request.shard() + 1) % kShards);
+  absl::Status status = ReadProfile(request);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(rpc::FieldOf(status), "cookie");
+
+  request.set_shard(kShards);
+  EXPECT_EQ(rpc::FieldOf(ReadProfile(request)), "shard");
+  request.set_shard(std::numeric_limits<uint32_t>::max());
+  EXPECT_EQ(rpc::FieldOf(ReadProfile(request)), "shard");
+
+  request = RequestFor("c");
+  request.set_limit(201);
+  EXPECT_EQ(rpc::FieldOf(ReadProfile(request)), "limit");
+  EXPECT_EQ(rpc::FieldOf(ReadProfile(RequestFor(""))), "cookie");
+  EXPECT_EQ(rpc::FieldOf(ReadProfile(RequestFor(std::string(257, 'c')))), "cookie");
+  EXPECT_EQ(ReadProfile(RequestFor(std::string(256, 'c'))), absl::OkStatus());
+
+  context_.holds[RequestFor("c").shard()] = false;
+  EXPECT_EQ(rpc::FieldOf(ReadProfile(RequestFor("c"))), "shard");
+}
+
+TEST_F(ProfileServiceTest, ReadProfileReportsARowThatCannotBeRead) {
+  const replica::ShardId shard = router::ShardOf("c", kShards);
+  db_.Put({{.shard = shard, .time_ms = 10, .id = 1}});
+  rocksdb::ReadOptions options;
+  options.total_order_seek = true;
+  const std::unique_ptr<rocksdb::Iterator> it(db_.db().NewIterator(options));
+  it->SeekToFirst();
+  ASSERT_TRUE(it->Valid());
+  ViewInDb::Check(db_.db().Put({}, it->key(), "x"));
+  EXPECT_EQ(ReadProfile(RequestFor("c")).code(), absl::StatusCode::kDataLoss);
+}
+
+v1::NewTag NewTagOf(const std::string& cookie) {
+  v1::NewTag tag;
+  tag.mutable_tag()->set_cookie(cookie);
+  tag.mutable_tag()->set_device(v1::DEVICE_TV);
+  tag.mutable_tag()->set_action(v1::ACTION_VIEW);
+  tag.mutable_tag()->mutable_product_info()->mutable_product_id()->set_text("7");
+  return tag;
+}
+
+TEST_F(ProfileServiceTest, AddTagsWritesEveryTag) {
+  v1::ProfileServiceAddTagsRequest request;
+  for (int i = 0; i < 5; ++i) *request.add_tags() = NewTagOf(absl::StrCat("c", i));
+  ASSERT_EQ(AddTags(request), absl::OkStatus());
+  EXPECT_EQ(added_.accepted(), 5u);
+  absl::MutexLock lock(&writer_.mutex);
+  ASSERT_THAT(writer_.events, SizeIs(5));
+  EXPECT_EQ(writer_.events[4]->tag, request.tags(4).tag().SerializeAsString());
+}
+
+TEST_F(ProfileServiceTest, AddTagsNamesTheFieldAtFaultAndTheRetryDelay) {
+  v1::ProfileServiceAddTagsRequest request;
+  for (int i = 0; i < 5; ++i) *request.add_tags() = NewTagOf("c");
+  request.mutable_tags(3)->mutable_tag()->clear_cookie();
+  absl::Status status = AddTags(request);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(rpc::FieldOf(status), "tags[3].tag.cookie");
+
+  request.mutable_tags(3)->mutable_tag()->set_cookie("c");
+  {
+    absl::MutexLock lock(&writer_.mutex);
+    EXPECT_THAT(writer_.events, SizeIs(0));
+    writer_.outcome = absl::ResourceExhaustedError("full");
+  }
+  status = AddTags(request);
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_GT(rpc::RetryDelayOf(status), absl::ZeroDuration());
+}
+
+TEST_F(ProfileServiceTest, GetProfileHandsTheQueryOnAndParsesTheTags) {
+  const v1::Tag view = NewTagOf("c").tag();
+  {
+    absl::MutexLock lock(&reader_->mutex);
+    reader_->outcome->views = {view.SerializeAsString()};
+  }
+  v1::GetProfileRequest request;
+  request.set_cookie("c");
+  request.set_from_ms(kMin);
+  request.set_to_ms(kMax);
+  ASSERT_EQ(GetProfile(request), absl::OkStatus());
+  EXPECT_EQ(profile_.cookie(), "c");
+  ASSERT_EQ(profile_.views_size(), 1);
+  EXPECT_EQ(profile_.views(0).SerializeAsString(), view.SerializeAsString());
+  EXPECT_EQ(profile_.buys_size(), 0);
+  for (const uint32_t limit : {0u, 7u, 200u, 201u, std::numeric_limits<uint32_t>::max()}) {
+    request.set_limit(limit);
+    EXPECT_EQ(GetProfile(request), absl::OkStatus());
+  }
+  absl::MutexLock lock(&reader_->mutex);
+  std::vector<uint32_t> limits;
+  for (const router::ProfileQuery& query : reader_->queries) {
+    EXPECT_EQ(query.cookie, "c");
+    EXPECT_EQ(query.from_ms, kMin);
+    EXPECT_EQ(query.to_ms, kMax);
+    limits.push_back(query.limit);
+  }
+  EXPECT_THAT(limits, ElementsAre(200, 0, 7, 200, 200, 200));
+}
+
+TEST_F(ProfileServiceTest, GetProfileRefusesWhatMakesNoSense) {
+  v1::GetProfileRequest request;
+  EXPECT_EQ(rpc::FieldOf(GetProfile(request)), "cookie");
+  request.set_cookie(std::string(257, 'c'));
+  EXPECT_EQ(rpc::FieldOf(GetProfile(request)), "cookie");
+  request.set_cookie("c");
+  EXPECT_EQ(GetProfile(request), absl::OkStatus()) << "an empty range is empty";
+  request.set_from_ms(1);
+  EXPECT_EQ(rpc::FieldOf(GetProfile(request)), "to_ms");
+  request.set_to_ms(1);
+  request.set_consistency(static_cast<v1::Consistency>(9));
+  EXPECT_EQ(rpc::FieldOf(GetProfile(request)), "consistency");
+  request.set_consistency(v1::CONSISTENCY_QUORUM);
+  EXPECT_EQ(GetProfile(request).code(), absl::StatusCode::kUnimplemented);
+  request.set_consistency(v1::CONSISTENCY_ONE);
+  EXPECT_EQ(GetProfile(request), absl::OkStatus());
+}
+
+TEST_F(ProfileServiceTest, GetProfileNeverAnswersInPart) {
+  v1::GetProfileRequest request;
+  request.set_cookie("c");
+  {
+    absl::MutexLock lock(&reader_->mutex);
+    reader_->outcome->views = {NewTagOf("c").tag().SerializeAsString(), "\xff\xff"};
+  }
+  EXPECT_EQ(GetProfile(request).code(), absl::StatusCode::kDataLoss);
+  {
+    absl::MutexLock lock(&reader_->mutex);
+    reader_->outcome = absl::UnavailableError("no replica answers");
+  }
+  const absl::Status status = GetProfile(request);
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("no replica"));
+}
+
+}  // namespace
+}  // namespace allezon::profile_svc

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "rpc/signals.h"
+
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <thread>
+
+namespace allezon::rpc {
+namespace {
+
+// In a process of its own: signals that are blocked or ignored stay so.
+class SignalsDeathTest : public testing::Test {
+ protected:
+  SignalsDeathTest() { GTEST_FLAG_SET(death_test_style, "threadsafe"); }
+};
+
+TEST_F(SignalsDeathTest, TerminationReachesTheWaiterAndNoOtherThread) {
+  for (const int number : {SIGTERM, SIGINT}) {
+    EXPECT_EXIT(
+        {
+          BlockTerminationSignals();
+          const std::jthread other([](std::stop_token stop) {
+            while (!stop.stop_requested()) std::this_thread::yield();
+          });
+          kill(getpid(), number);
+          _exit(WaitForTermination() == number ? 0 : 1);
+        },
+        testing::ExitedWithCode(0), "");
+  }
+}
+
+TEST_F(SignalsDeathTest, WritingToAClosedPipeDoesNotEndTheProcess) {
+  EXPECT_EXIT(
+      {
+        BlockTerminationSignals();
+        int channel[2];
+        if (pipe(channel) != 0) _exit(1);
+        close(channel[0]);
+        _exit(write(channel[1], "x", 1) == -1 ? 0 : 1);
+      },
+      testing::ExitedWithCode(0), "");
+}
+
+}  // namespace
+}  // namespace allezon::rpc
