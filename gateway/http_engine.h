@@ -17,10 +17,11 @@
 
 namespace allezon::gateway {
 
-// What an exchange ends with: the response, and whether the connection must end with it.
+// What an exchange ends with.
 struct Answer {
   Response response;
-  bool close = false;
+  bool close = false;   // whether the connection ends with it
+  bool unread = false;  // and whether the client may still be sending
 };
 using Respond = std::function<Answer()>;
 

@@ -39,11 +39,19 @@ using std::chrono::steady_clock;
 constexpr milliseconds kSlowTime{2000};
 // While draining, how long a connection may stay idle: its request may be on the wire.
 constexpr milliseconds kDrainIdleTime{100};
+// Connections that wait for a thread that is about to be free.
+constexpr size_t kWaitingMax = 1024;
 constexpr milliseconds kAcceptPauseTime{10};
 constexpr int64_t kAcceptLogIntervalSeconds = 1;
 
 // Where a connection is in its life, for those who look for one to end.
-enum class Phase { kIdle, kTransfer, kServing, kEvicted };
+enum class Phase {
+  kIdle,
+  kTransfer,  // a request comes in, or an answer goes out
+  kServing,
+  kLeaving,  // gives way to another: answers what has already arrived, and ends
+  kCut,      // the same, without an answer
+};
 
 struct Live {
   explicit Live(int descriptor) : fd(descriptor) {}
@@ -51,14 +59,14 @@ struct Live {
   std::atomic<Phase> phase{Phase::kIdle};
   std::atomic<steady_clock::rep> since{steady_clock::now().time_since_epoch().count()};
 
-  // False where the connection was evicted meanwhile.
+  bool leaving() const { return phase.load() >= Phase::kLeaving; }
+  // False where the connection was cut. One that is leaving stays so.
   bool Enter(Phase next) {
     since.store(steady_clock::now().time_since_epoch().count());
     Phase now = phase.load();
-    while (now != Phase::kEvicted) {
-      if (phase.compare_exchange_weak(now, next)) return true;
+    while (now < Phase::kLeaving && !phase.compare_exchange_weak(now, next)) {
     }
-    return false;
+    return now != Phase::kCut;
   }
 };
 
@@ -102,10 +110,18 @@ struct HttpServer::Impl {
   void Accept();
   // Finds a thread for a new connection, or ends it.
   void Admit(int fd) ABSL_LOCKS_EXCLUDED(mutex);
+  // Ends connections that can be spared until each one that waits has a thread to come; takes out
+  // and returns those for which there is none.
+  std::vector<int> MakeRoom() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   // Ends the connection that can be spared best; false where there is none.
   bool Evict() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   void Refuse(int fd);
   void Work();
+  // The next connection for this thread, which was counted as idle; -1 where it is to end.
+  int Next() ABSL_LOCKS_EXCLUDED(mutex);
+  void Enlist(Live& entry) ABSL_LOCKS_EXCLUDED(mutex);
+  // Also counts the thread as idle.
+  void Dismiss(Live& entry) ABSL_LOCKS_EXCLUDED(mutex);
   void Serve(Connection& connection, Live& live);
   // One request; false where the connection is at its end.
   bool ServeOne(Connection& connection, Live& live);
@@ -125,7 +141,8 @@ struct HttpServer::Impl {
   absl::Mutex mutex;
   absl::CondVar work;
   std::deque<int> pending ABSL_GUARDED_BY(mutex);  // connections that a thread is to take
-  size_t idle_workers ABSL_GUARDED_BY(mutex) = 0;
+  size_t idle_workers ABSL_GUARDED_BY(mutex) = 0;  // or just begun
+  size_t leaving ABSL_GUARDED_BY(mutex) = 0;       // in `live`, told to give way
   bool ended ABSL_GUARDED_BY(mutex) = false;
   absl::flat_hash_set<Live*> live ABSL_GUARDED_BY(mutex);
   std::vector<std::thread> workers ABSL_GUARDED_BY(mutex);
@@ -163,26 +180,37 @@ void HttpServer::Impl::Accept() {
 }
 
 void HttpServer::Impl::Admit(int fd) {
-  bool refused = false;
+  std::vector<int> refused;
   {
     absl::MutexLock lock(&mutex);
-    if (idle_workers > pending.size()) {
-      pending.push_back(fd);
-      work.Signal();
-    } else if (workers.size() < options.connections_max) {
+    if (idle_workers <= pending.size() && workers.size() < options.connections_max) {
       try {
         workers.emplace_back([this] { Work(); });
-        pending.push_back(fd);
-      } catch (const std::system_error&) {  // the process has no more threads
-        refused = true;
+        ++idle_workers;
+      } catch (const std::system_error& error) {
+        rpc::LogError("cannot start a thread", {{"error", error.what()}});
       }
-    } else if (Evict()) {
-      pending.push_back(fd);  // for the thread of the connection that gives way
-    } else {
-      refused = true;
     }
+    pending.push_back(fd);
+    refused = MakeRoom();
+    work.Signal();
   }
-  if (refused) Refuse(fd);
+  for (const int each : refused) Refuse(each);
+}
+
+std::vector<int> HttpServer::Impl::MakeRoom() {
+  while (pending.size() > idle_workers + leaving && Evict()) {
+  }
+  // Nobody is to be had where every thread has a connection that stays. As long as some are about
+  // to take one up, or to lose theirs, the next look will be another.
+  const bool settled = leaving == 0 && live.size() == workers.size();
+  const size_t waiting_max = settled ? 0 : kWaitingMax;
+  std::vector<int> refused;
+  while (pending.size() > waiting_max) {
+    refused.push_back(pending.back());
+    pending.pop_back();
+  }
+  return refused;
 }
 
 bool HttpServer::Impl::Evict() {
@@ -194,12 +222,17 @@ bool HttpServer::Impl::Evict() {
       if (phase == Phase::kTransfer && candidate->since.load() > slow) continue;
       if (oldest == nullptr || candidate->since.load() < oldest->since.load()) oldest = candidate;
     }
+    if (oldest == nullptr) continue;
     Phase expected = phase;
-    if (oldest != nullptr && oldest->phase.compare_exchange_strong(expected, Phase::kEvicted)) {
-      shutdown(oldest->fd, SHUT_RDWR);
-      metrics.evicted.Increment();
-      return true;
+    const bool idle = phase == Phase::kIdle;
+    if (!oldest->phase.compare_exchange_strong(expected, idle ? Phase::kLeaving : Phase::kCut)) {
+      continue;
     }
+    // Of one that is idle only reading ends, and that behind what has already arrived.
+    shutdown(oldest->fd, idle ? SHUT_RD : SHUT_RDWR);
+    ++leaving;
+    metrics.evicted.Increment();
+    return true;
   }
   return false;
 }
@@ -217,7 +250,7 @@ void HttpServer::Impl::Refuse(int fd) {
         return Answer{ToResponse({.status = 503,
                                   .detail = "too many connections; nothing was stored, retry",
                                   .retry_after_s = 1}),
-                      true};
+                      true, true};
       },
       answer);
   // Without waiting: an empty socket takes so little at once, and the acceptor has no time.
@@ -226,30 +259,43 @@ void HttpServer::Impl::Refuse(int fd) {
 }
 
 void HttpServer::Impl::Work() {
-  for (;;) {
-    int fd = -1;
-    {
-      absl::MutexLock lock(&mutex);
-      ++idle_workers;
-      while (pending.empty() && !ended) work.Wait(&mutex);
-      --idle_workers;
-      if (pending.empty()) return;
-      fd = pending.front();
-      pending.pop_front();
-    }
+  for (int fd = Next(); fd >= 0; fd = Next()) {
     Connection connection(fd);
     Live entry(fd);
-    {
-      absl::MutexLock lock(&mutex);
-      live.insert(&entry);
-      metrics.connections.Set(static_cast<double>(live.size()));
-    }
+    Enlist(entry);
     Serve(connection, entry);
     // Before the descriptor is closed, and perhaps given to another connection.
-    absl::MutexLock lock(&mutex);
-    live.erase(&entry);
-    metrics.connections.Set(static_cast<double>(live.size()));
+    Dismiss(entry);
   }
+}
+
+int HttpServer::Impl::Next() {
+  absl::MutexLock lock(&mutex);
+  while (pending.empty() && !ended) work.Wait(&mutex);
+  --idle_workers;
+  if (pending.empty()) return -1;
+  const int fd = pending.front();
+  pending.pop_front();
+  return fd;
+}
+
+void HttpServer::Impl::Enlist(Live& entry) {
+  std::vector<int> refused;
+  {
+    absl::MutexLock lock(&mutex);
+    live.insert(&entry);
+    metrics.connections.Set(static_cast<double>(live.size()));
+    refused = MakeRoom();
+  }
+  for (const int each : refused) Refuse(each);
+}
+
+void HttpServer::Impl::Dismiss(Live& entry) {
+  absl::MutexLock lock(&mutex);
+  live.erase(&entry);
+  if (entry.leaving()) --leaving;
+  ++idle_workers;
+  metrics.connections.Set(static_cast<double>(live.size()));
 }
 
 void HttpServer::Impl::Serve(Connection& connection, Live& live_entry) {
@@ -293,14 +339,14 @@ bool HttpServer::Impl::ServeOne(Connection& connection, Live& live_entry) {
   const Io written = connection.Write(bytes, steady_clock::now() + options.write_timeout);
   metrics.Count(route, answer.response.status, steady_clock::now() - began);
   if (written != Io::kOk) return false;
-  if (answer.close) connection.Linger();
+  if (answer.unread) connection.Linger();
   return !answer.close;
 }
 
 Answer HttpServer::Impl::AnswerTo(const Head& head, const std::optional<Problem>& broken,
                                   Connection& connection, Live& live_entry, SteadyTime deadline,
                                   Route& route) {
-  if (broken) return {ToResponse(*broken), true};
+  if (broken) return {ToResponse(*broken), true, true};
   Plan plan = Api::PlanOf(head.method, head.target, head.content_type);
   route = plan.route;
   if (!head.content_encoding.empty() && !plan.answer) {
@@ -311,11 +357,12 @@ Answer HttpServer::Impl::AnswerTo(const Head& head, const std::optional<Problem>
   Body body(budget);
   if (const Io io = connection.ReadBody(head, plan.body_bytes_max, deadline, body); io != Io::kOk) {
     // An answer that does not need the body says more than that it is too long.
-    return {plan.answer ? *plan.answer : ToResponse(ReadProblem(io, plan.body_bytes_max)), true};
+    return {plan.answer ? *plan.answer : ToResponse(ReadProblem(io, plan.body_bytes_max)), true,
+            true};
   }
-  if (!live_entry.Enter(Phase::kServing)) return {ToResponse({.status = 503}), true};
+  if (!live_entry.Enter(Phase::kServing)) return {ToResponse({.status = 503}), true, true};
   Response response = api.Handle(plan, head.idempotency_keys, body.text());
-  return {std::move(response), !head.keep_alive || stopping.load()};
+  return {std::move(response), !head.keep_alive || live_entry.leaving() || stopping.load()};
 }
 
 void HttpServer::Impl::Stop(milliseconds grace) {
