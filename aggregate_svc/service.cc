@@ -5,9 +5,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "router/add_tags.h"
+#include "replica/calls.h"
 #include "router/tag_rules.h"
-#include "rpc/call_metrics.h"
 #include "rpc/status.h"
 
 namespace allezon::aggregate_svc {
@@ -21,17 +20,9 @@ constexpr int kForwardedQueryThreads = 16;
 constexpr size_t kQueriesQueuedMax = 500;
 // A call without a deadline, or with one beyond, gets this one.
 constexpr absl::Duration kQueryTimeoutMax = absl::Seconds(60);
-// After this the caller may try again when a queue is full.
-constexpr absl::Duration kRetryDelay = absl::Milliseconds(200);
 // Minutes beyond these are no time that text can say; sums of them would overflow.
 constexpr int64_t kMinuteMin = router::kTimeMsMin / router::kMinuteMs - 1;
 constexpr int64_t kMinuteMax = router::kTimeMsMax / router::kMinuteMs + 1;
-
-absl::Status QueueFull() {
-  return rpc::WithRetryDelay(
-      absl::ResourceExhaustedError(absl::StrCat(kQueriesQueuedMax, " queries wait already")),
-      kRetryDelay);
-}
 
 absl::Status CheckAction(v1::Action action) {
   if (action == v1::ACTION_VIEW || action == v1::ACTION_BUY) return absl::OkStatus();
@@ -65,22 +56,7 @@ absl::Status CheckQuery(const v1::QueryAggregatesRequest& request) {
   if (absl::Status s = CheckText("origin", request.origin()); !s.ok()) return s;
   if (absl::Status s = CheckText("brand_id", request.brand_id()); !s.ok()) return s;
   if (absl::Status s = CheckText("category_id", request.category_id()); !s.ok()) return s;
-  switch (request.consistency()) {
-    case v1::CONSISTENCY_UNSPECIFIED:
-    case v1::CONSISTENCY_ONE:
-      return absl::OkStatus();
-    case v1::CONSISTENCY_QUORUM:
-      return absl::UnimplementedError("CONSISTENCY_QUORUM is not offered yet");
-    default:
-      return rpc::InvalidField("consistency", "is not one of Consistency");
-  }
-}
-
-// Ends a call and counts it.
-void Finish(grpc::ServerUnaryReactor* reactor, rpc::CallMetrics& metrics, absl::Time start,
-            const absl::Status& status) {
-  metrics.Ended(start, status);
-  reactor->Finish(rpc::ToGrpc(status));
+  return replica::CheckConsistency(request.consistency());
 }
 
 struct Meters {
@@ -103,11 +79,9 @@ AggregateReplicaServiceImpl::AggregateReplicaServiceImpl(const replica::NodeCont
 }
 
 absl::Status AggregateReplicaServiceImpl::Check(const v1::ScanMinutesRequest& request) const {
-  const uint64_t version = context_.placement().version;
-  if (request.placement_version() != version) {
-    return absl::FailedPreconditionError(absl::StrCat("the caller's placement is ",
-                                                      request.placement_version(), ", that of ",
-                                                      context_.id, " is ", version));
+  if (absl::Status s = replica::CheckPlacementVersion(context_, request.placement_version());
+      !s.ok()) {
+    return s;
   }
   if (request.from_minute() < kMinuteMin || request.to_minute() > kMinuteMax ||
       request.from_minute() > request.to_minute() ||
@@ -157,15 +131,11 @@ grpc::ServerUnaryReactor* AggregateReplicaServiceImpl::ScanMinutes(
   rpc::CallMetrics& metrics = TheMeters().scan_minutes;
   grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
   if (absl::Status status = Check(*request); !status.ok()) {
-    Finish(reactor, metrics, start, status);
+    replica::FinishCall(reactor, metrics, start, status);
     return reactor;
   }
-  const bool queued = scans_.Run([=, this, &metrics] {
-    const absl::Status status = call->IsCancelled() ? absl::CancelledError("the caller has gone")
-                                                    : Scan(*request, *response);
-    Finish(reactor, metrics, start, status);
-  });
-  if (!queued) Finish(reactor, metrics, start, QueueFull());
+  replica::FinishLater(scans_, call, reactor, metrics, start,
+                       [=, this] { return Scan(*request, *response); });
   return reactor;
 }
 
@@ -180,15 +150,7 @@ AggregateServiceImpl::AggregateServiceImpl(const replica::NodeContext& context,
 grpc::ServerUnaryReactor* AggregateServiceImpl::AddTags(
     grpc::CallbackServerContext* call, const v1::AggregateServiceAddTagsRequest* request,
     v1::AggregateServiceAddTagsResponse* response) {
-  const absl::Time start = absl::Now();
-  grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
-  router::AddTags(*context_.writer, request->tags(), context_.placement().shards(),
-                  context_.future_max, absl::FromChrono(call->deadline()),
-                  [reactor, request, response, start](const absl::Status& status) {
-                    if (status.ok()) response->set_accepted(request->tags_size());
-                    Finish(reactor, TheMeters().add_tags, start, status);
-                  });
-  return reactor;
+  return replica::ServeAddTags(context_, call, request, response, TheMeters().add_tags);
 }
 
 grpc::ServerUnaryReactor* AggregateServiceImpl::QueryAggregates(
@@ -198,17 +160,13 @@ grpc::ServerUnaryReactor* AggregateServiceImpl::QueryAggregates(
   rpc::CallMetrics& metrics = TheMeters().query_aggregates;
   grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
   if (absl::Status status = CheckQuery(*request); !status.ok()) {
-    Finish(reactor, metrics, start, status);
+    replica::FinishCall(reactor, metrics, start, status);
     return reactor;
   }
   const absl::Time deadline =
       std::min(absl::FromChrono(call->deadline()), start + kQueryTimeoutMax);
-  const bool queued = forwarded_queries_.Run([=, this, &metrics] {
-    const absl::Status status = call->IsCancelled() ? absl::CancelledError("the caller has gone")
-                                                    : Query(*request, deadline, *response);
-    Finish(reactor, metrics, start, status);
-  });
-  if (!queued) Finish(reactor, metrics, start, QueueFull());
+  replica::FinishLater(forwarded_queries_, call, reactor, metrics, start,
+                       [=, this] { return Query(*request, deadline, *response); });
   return reactor;
 }
 

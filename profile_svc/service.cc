@@ -5,9 +5,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "router/add_tags.h"
+#include "replica/calls.h"
 #include "router/tag_rules.h"
-#include "rpc/call_metrics.h"
 #include "rpc/status.h"
 
 namespace allezon::profile_svc {
@@ -20,8 +19,6 @@ constexpr int kForwardedReadThreads = 32;
 constexpr size_t kReadsQueuedMax = 1'000;
 // A call without a deadline, or with one beyond, gets this one.
 constexpr absl::Duration kGetProfileTimeoutMax = absl::Seconds(10);
-// After this the caller may try again when a queue is full.
-constexpr absl::Duration kRetryDelay = absl::Milliseconds(100);
 
 absl::Status CheckCookie(std::string_view cookie) {
   if (cookie.empty()) return rpc::InvalidField("cookie", "is empty");
@@ -32,26 +29,12 @@ absl::Status CheckCookie(std::string_view cookie) {
   return absl::OkStatus();
 }
 
-absl::Status QueueFull() {
-  return rpc::WithRetryDelay(
-      absl::ResourceExhaustedError(absl::StrCat(kReadsQueuedMax, " reads wait already")),
-      kRetryDelay);
-}
-
 absl::Status CheckGet(const v1::GetProfileRequest& request) {
   if (absl::Status status = CheckCookie(request.cookie()); !status.ok()) return status;
   if (request.from_ms() > request.to_ms()) {
     return rpc::InvalidField("to_ms", "is before from_ms");
   }
-  switch (request.consistency()) {
-    case v1::CONSISTENCY_UNSPECIFIED:
-    case v1::CONSISTENCY_ONE:
-      return absl::OkStatus();
-    case v1::CONSISTENCY_QUORUM:
-      return absl::UnimplementedError("CONSISTENCY_QUORUM is not offered yet");
-    default:
-      return rpc::InvalidField("consistency", "is not one of Consistency");
-  }
+  return replica::CheckConsistency(request.consistency());
 }
 
 absl::Status ParseTags(const std::vector<std::string>& serialised,
@@ -63,13 +46,6 @@ absl::Status ParseTags(const std::vector<std::string>& serialised,
     }
   }
   return absl::OkStatus();
-}
-
-// Ends a call and counts it.
-void Finish(grpc::ServerUnaryReactor* reactor, rpc::CallMetrics& metrics, absl::Time start,
-            const absl::Status& status) {
-  metrics.Ended(start, status);
-  reactor->Finish(rpc::ToGrpc(status));
 }
 
 struct Meters {
@@ -92,11 +68,9 @@ ProfileReplicaServiceImpl::ProfileReplicaServiceImpl(const replica::NodeContext&
 }
 
 absl::Status ProfileReplicaServiceImpl::Check(const v1::ReadProfileRequest& request) const {
-  const uint64_t version = context_.placement().version;
-  if (request.placement_version() != version) {
-    return absl::FailedPreconditionError(absl::StrCat("the caller's placement is ",
-                                                      request.placement_version(), ", that of ",
-                                                      context_.id, " is ", version));
+  if (absl::Status s = replica::CheckPlacementVersion(context_, request.placement_version());
+      !s.ok()) {
+    return s;
   }
   if (request.shard() >= context_.holds.size() || !context_.holds[request.shard()]) {
     return rpc::InvalidField(
@@ -120,7 +94,7 @@ grpc::ServerUnaryReactor* ProfileReplicaServiceImpl::ReadProfile(
   rpc::CallMetrics& metrics = TheMeters().read_profile;
   grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
   if (absl::Status status = Check(*request); !status.ok()) {
-    Finish(reactor, metrics, start, status);
+    replica::FinishCall(reactor, metrics, start, status);
     return reactor;
   }
   const auto read = [this, request, response](ProfileView::Tier tier) {
@@ -130,15 +104,11 @@ grpc::ServerUnaryReactor* ProfileReplicaServiceImpl::ReadProfile(
   // What is in memory is answered here: a hand-over to another thread costs as much as the read.
   absl::Status status = read(ProfileView::Tier::kMemoryOnly);
   if (!absl::IsAborted(status)) {
-    Finish(reactor, metrics, start, status);
+    replica::FinishCall(reactor, metrics, start, status);
     return reactor;
   }
-  const bool queued = disk_reads_.Run([reactor, read, &metrics, start, call] {
-    absl::Status status = call->IsCancelled() ? absl::CancelledError("the caller has gone")
-                                              : read(ProfileView::Tier::kAll);
-    Finish(reactor, metrics, start, status);
-  });
-  if (!queued) Finish(reactor, metrics, start, QueueFull());
+  replica::FinishLater(disk_reads_, call, reactor, metrics, start,
+                       [read] { return read(ProfileView::Tier::kAll); });
   return reactor;
 }
 
@@ -153,15 +123,7 @@ ProfileServiceImpl::ProfileServiceImpl(const replica::NodeContext& context,
 grpc::ServerUnaryReactor* ProfileServiceImpl::AddTags(
     grpc::CallbackServerContext* call, const v1::ProfileServiceAddTagsRequest* request,
     v1::ProfileServiceAddTagsResponse* response) {
-  const absl::Time start = absl::Now();
-  grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
-  router::AddTags(*context_.writer, request->tags(), context_.placement().shards(),
-                  context_.future_max, absl::FromChrono(call->deadline()),
-                  [reactor, request, response, start](const absl::Status& status) {
-                    if (status.ok()) response->set_accepted(request->tags_size());
-                    Finish(reactor, TheMeters().add_tags, start, status);
-                  });
-  return reactor;
+  return replica::ServeAddTags(context_, call, request, response, TheMeters().add_tags);
 }
 
 grpc::ServerUnaryReactor* ProfileServiceImpl::GetProfile(grpc::CallbackServerContext* call,
@@ -171,17 +133,13 @@ grpc::ServerUnaryReactor* ProfileServiceImpl::GetProfile(grpc::CallbackServerCon
   rpc::CallMetrics& metrics = TheMeters().get_profile;
   grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
   if (absl::Status status = CheckGet(*request); !status.ok()) {
-    Finish(reactor, metrics, start, status);
+    replica::FinishCall(reactor, metrics, start, status);
     return reactor;
   }
   const absl::Time deadline =
       std::min(absl::FromChrono(call->deadline()), start + kGetProfileTimeoutMax);
-  const bool queued = forwarded_reads_.Run([=, this, &metrics] {
-    const absl::Status status = call->IsCancelled() ? absl::CancelledError("the caller has gone")
-                                                    : Get(*request, deadline, *response);
-    Finish(reactor, metrics, start, status);
-  });
-  if (!queued) Finish(reactor, metrics, start, QueueFull());
+  replica::FinishLater(forwarded_reads_, call, reactor, metrics, start,
+                       [=, this] { return Get(*request, deadline, *response); });
   return reactor;
 }
 

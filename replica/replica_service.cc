@@ -6,8 +6,8 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "replica/calls.h"
 #include "router/tag_rules.h"
-#include "rpc/metrics.h"
 #include "rpc/status.h"
 
 namespace allezon::replica {
@@ -91,11 +91,9 @@ template <typename Request, typename Response>
 grpc::ServerUnaryReactor* ReplicaServiceImpl::Store(grpc::CallbackServerContext* call,
                                                     const Request* request, Response* response) {
   grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
-  const uint64_t version = context_.placement().version;
-  if (request->placement_version() != version) {
-    reactor->Finish(rpc::ToGrpc(absl::FailedPreconditionError(
-        absl::StrCat("the caller's placement is ", request->placement_version(), ", that of ",
-                     context_.id, " is ", version))));
+  if (absl::Status status = CheckPlacementVersion(context_, request->placement_version());
+      !status.ok()) {
+    reactor->Finish(rpc::ToGrpc(status));
     return reactor;
   }
   auto submission = std::make_unique<CallSubmission<Response>>(reactor, response);

@@ -52,7 +52,8 @@ class LogReader {
   virtual Digest MinuteDigest(int64_t minute) const = 0;
   // Minutes that hold anything, in order.
   virtual std::vector<int64_t> Minutes() const = 0;
-  // Up to which acceptance (seconds since 1970) retention took the events of the minute; 0 where it never took any.
+  // Up to which acceptance (seconds since 1970) retention took the events of the minute; 0 where it
+  // never took any.
   virtual uint32_t TakenThroughS(int64_t minute) const = 0;
   // The newest tag time that was accepted (milliseconds), INT64_MIN where nothing was.
   virtual int64_t NewestTimeMs() const = 0;

@@ -36,6 +36,7 @@ bool IsRetryable(const absl::Status& status) {
     case absl::StatusCode::kAborted:
     case absl::StatusCode::kResourceExhausted:
     case absl::StatusCode::kDeadlineExceeded:
+    case absl::StatusCode::kCancelled:  // by the node, which is shutting down
       return true;
     default:
       return false;
@@ -185,8 +186,7 @@ class LaneWriter final : public Writer, private Lane::Owner {
       return;
     }
     write.maybe_stored = write.maybe_stored || MaybeStored(status);
-    if (status.code() == absl::StatusCode::kUnavailable ||
-        status.code() == absl::StatusCode::kDeadlineExceeded) {
+    if (status.code() != absl::StatusCode::kResourceExhausted && IsRetryable(status)) {
       avoid_until_[instance].store(absl::ToUnixMillis(absl::Now() + kAvoidFor),
                                    std::memory_order_relaxed);
     }

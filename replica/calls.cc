@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "replica/calls.h"
+
+#include "absl/strings/str_cat.h"
+#include "rpc/status.h"
+
+namespace allezon::replica {
+namespace {
+
+// After this the caller may try again when a queue is full.
+constexpr absl::Duration kRetryDelay = absl::Milliseconds(100);
+
+}  // namespace
+
+void FinishCall(grpc::ServerUnaryReactor* reactor, rpc::CallMetrics& metrics, absl::Time start,
+                const absl::Status& status) {
+  metrics.Ended(start, status);
+  reactor->Finish(rpc::ToGrpc(status));
+}
+
+void FinishLater(rpc::BlockingCalls& threads, grpc::CallbackServerContext* call,
+                 grpc::ServerUnaryReactor* reactor, rpc::CallMetrics& metrics, absl::Time start,
+                 std::function<absl::Status()> work) {
+  const bool queued = threads.Run([call, reactor, &metrics, start, work = std::move(work)] {
+    FinishCall(reactor, metrics, start,
+               call->IsCancelled() ? absl::CancelledError("the caller has gone") : work());
+  });
+  if (queued) return;
+  FinishCall(reactor, metrics, start,
+             rpc::WithRetryDelay(absl::ResourceExhaustedError("too many reads wait already"),
+                                 kRetryDelay));
+}
+
+absl::Status CheckPlacementVersion(const NodeContext& context, uint64_t version) {
+  const uint64_t own = context.placement().version;
+  if (version == own) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("the caller's placement is ", version, ", that of ", context.id, " is ", own));
+}
+
+absl::Status CheckConsistency(v1::Consistency consistency) {
+  switch (consistency) {
+    case v1::CONSISTENCY_UNSPECIFIED:
+    case v1::CONSISTENCY_ONE:
+      return absl::OkStatus();
+    case v1::CONSISTENCY_QUORUM:
+      return absl::UnimplementedError("CONSISTENCY_QUORUM is not offered yet");
+    default:
+      return rpc::InvalidField("consistency", "is not one of Consistency");
+  }
+}
+
+}  // namespace allezon::replica

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the gRPC handlers of both services share: the end of a call, calls that wait, the checks
+// that every one needs, and AddTags, which is the same job in both.
+#pragma once
+
+#include <grpcpp/server_context.h>
+#include <grpcpp/support/server_callback.h>
+
+#include <functional>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "allezon/v1/tag.pb.h"
+#include "replica/node.h"
+#include "router/add_tags.h"
+#include "rpc/blocking_calls.h"
+#include "rpc/call_metrics.h"
+
+namespace allezon::replica {
+
+// Ends a call and counts it.
+void FinishCall(grpc::ServerUnaryReactor* reactor, rpc::CallMetrics& metrics, absl::Time start,
+                const absl::Status& status);
+
+// Ends the call with what `work` returns, once one of the threads has run it; at once with
+// RESOURCE_EXHAUSTED where too many wait already, and without running it where the caller has gone
+// meanwhile. `work` may use the call's messages.
+void FinishLater(rpc::BlockingCalls& threads, grpc::CallbackServerContext* call,
+                 grpc::ServerUnaryReactor* reactor, rpc::CallMetrics& metrics, absl::Time start,
+                 std::function<absl::Status()> work);
+
+// FAILED_PRECONDITION where the caller's placement is another one.
+absl::Status CheckPlacementVersion(const NodeContext& context, uint64_t version);
+
+// Which consistencies a read may ask for.
+absl::Status CheckConsistency(v1::Consistency consistency);
+
+// Serves AddTags of either service. `context` must outlive the call.
+template <typename Request, typename Response>
+grpc::ServerUnaryReactor* ServeAddTags(const NodeContext& context,
+                                       grpc::CallbackServerContext* call, const Request* request,
+                                       Response* response, rpc::CallMetrics& metrics) {
+  const absl::Time start = absl::Now();
+  grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
+  router::AddTags(*context.writer, request->tags(), context.placement().shards(),
+                  context.future_max, absl::FromChrono(call->deadline()),
+                  [reactor, request, response, start, &metrics](const absl::Status& status) {
+                    if (status.ok()) response->set_accepted(request->tags_size());
+                    FinishCall(reactor, metrics, start, status);
+                  });
+  return reactor;
+}
+
+}  // namespace allezon::replica
