@@ -20,6 +20,7 @@ namespace {
 
 constexpr std::string_view kProfilePrefix = "/user_profiles/";
 constexpr size_t kTagJsonBytes = 320;  // about what a tag takes; only to reserve
+constexpr size_t kLargeBodyBytes = 512 << 10;
 constexpr int64_t kMismatchLogIntervalSeconds = 1;
 
 Route RouteOf(std::string_view path, std::string_view& cookie) {
@@ -265,7 +266,13 @@ Response Api::Readyz() {
 }
 
 void Api::CompareWithBody(const Plan& plan, const Response& response, std::string_view body) {
-  const std::optional<std::string> difference = Difference(body, response.body);
+  std::optional<std::string> difference;
+  if (body.size() <= kLargeBodyBytes) {
+    difference = Difference(body, response.body);
+  } else {
+    absl::MutexLock lock(&large_body_mutex_);
+    difference = Difference(body, response.body);
+  }
   if (!difference) {
     debug_matches_.Increment();
     return;

@@ -10,6 +10,7 @@
 #include <string_view>
 
 #include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "gateway/problem.h"
 #include "gateway/query.h"
@@ -20,7 +21,6 @@
 
 namespace allezon::gateway {
 
-inline constexpr size_t kTagBytesMax = 64 << 10;
 inline constexpr size_t kBatchBytesMax = 8 << 20;
 
 enum class Route { kUserTags, kUserProfiles, kAggregates, kHealthz, kReadyz, kMetrics, kUnknown };
@@ -81,6 +81,8 @@ class Api {
   TagIntake intake_;
   std::atomic<bool> draining_{false};
   std::atomic<int64_t> mismatch_logged_s_{0};
+  // Held to compare a large body: a parsed one takes a dozen times its size.
+  absl::Mutex large_body_mutex_;
   prometheus::Counter& debug_matches_;
   prometheus::Counter& debug_mismatches_;
 };

@@ -79,9 +79,10 @@ class HttpEngine::Library final : public httplib::Server {
       return HandlerResponse::Handled;
     });
     set_post_routing_handler([](const httplib::Request&, httplib::Response& out) {
-      // What the library says of its own keep-alive is not true of ours.
+      // What the library says of its own keep-alive and ranges is not true of ours.
       out.headers.erase("Keep-Alive");
       out.headers.erase("Connection");
+      out.headers.erase("Accept-Ranges");
       if (current->answer.close) {
         out.set_header("Connection", "close");
       } else if (current->head.http_1_0) {

@@ -31,8 +31,10 @@ ABSL_FLAG(uint32_t, shards, allezon::router::kShardsDefault,
 ABSL_FLAG(uint32_t, rf, 1, "replicas of each shard; the same everywhere");
 ABSL_FLAG(std::string, log_level, "info", "debug, info, warn or error");
 ABSL_FLAG(uint32_t, tag_deadline_ms, 5000, "a tag that is not stored by then is answered with 504");
-ABSL_FLAG(uint32_t, batch_deadline_ms, 30'000, "the same for a batch");
-ABSL_FLAG(uint32_t, query_deadline_ms, 10'000, "the same for a query");
+ABSL_FLAG(uint32_t, batch_deadline_ms, 30'000,
+          "a batch that is not stored by then is answered with 504");
+ABSL_FLAG(uint32_t, query_deadline_ms, 10'000,
+          "a query that is not answered by then is answered with 504");
 ABSL_FLAG(uint32_t, future_max_s, 24 * 3600,
           "tags further ahead of the clock than this are refused");
 ABSL_FLAG(uint32_t, connections_max, 1024, "HTTP connections at a time");
@@ -41,7 +43,8 @@ ABSL_FLAG(uint32_t, idle_timeout_ms, 75'000, "a connection that is idle for so l
 ABSL_FLAG(uint32_t, request_timeout_ms, 30'000, "a request must have arrived by then");
 ABSL_FLAG(uint32_t, drain_delay_ms, 0,
           "after SIGTERM, how long to go on accepting while /readyz says 503");
-ABSL_FLAG(uint32_t, drain_grace_ms, 10'000, "after that, how long requests may take to end");
+ABSL_FLAG(uint32_t, drain_grace_ms, 10'000,
+          "after SIGTERM and --drain_delay_ms, how long requests may take to end");
 
 namespace allezon::gateway {
 namespace {
@@ -93,7 +96,6 @@ void RaiseDescriptorLimit() {
 
 int Fail(const absl::Status& status) {
   rpc::LogError("cannot start", {{"error", std::string(status.message())}});
-  std::fprintf(stderr, "allezon-gateway: %s\n", std::string(status.message()).c_str());
   return 1;
 }
 

@@ -26,6 +26,10 @@ absl::StatusOr<router::EventRef> MakeTagEvent(std::string_view json, std::string
   // Kept from one request to the next: their buffers are what a tag costs most.
   thread_local TagParser parser;
   thread_local v1::Tag tag;
+  if (json.size() > kTagBytesMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("has ", json.size(), " bytes; ", kTagBytesMax, " are allowed"));
+  }
   if (absl::Status s = parser.Parse(json, tag); !s.ok()) return s;
   if (absl::FromUnixMillis(tag.time_ms()) > now + options.future_max) {
     return rpc::InvalidField("time", absl::StrCat("is further ahead of the clock than ",

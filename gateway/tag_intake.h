@@ -17,6 +17,8 @@
 
 namespace allezon::gateway {
 
+// A tag, alone or as a line of a batch.
+inline constexpr size_t kTagBytesMax = 64 << 10;
 // Lines of one batch that are on their way at a time. Below the queue of one lane, so that a batch
 // alone never overflows it.
 inline constexpr size_t kBatchLinesInFlightMax = 4000;

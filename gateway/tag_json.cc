@@ -17,6 +17,7 @@ namespace allezon::gateway {
 namespace {
 
 namespace ondemand = simdjson::ondemand;
+constexpr size_t kKeptTextBytes = 8 << 10;
 static_assert(kJsonPaddingBytes >= simdjson::SIMDJSON_PADDING);
 
 absl::Status Malformed(std::string_view what) {
@@ -260,7 +261,10 @@ absl::Status TagParser::Parse(std::string_view text, v1::Tag& tag) {
       "time", "cookie", "country", "device", "action", "origin", "product_info"};
   tag.Clear();
   ondemand::document document;
-  if (auto error = impl_->parser
+  // A parser keeps several times its longest text; a long one gets a parser of its own.
+  ondemand::parser passing;
+  ondemand::parser& parser = text.size() > kKeptTextBytes ? passing : impl_->parser;
+  if (auto error = parser
                        .iterate(simdjson::padded_string_view(text.data(), text.size(),
                                                              text.size() + kJsonPaddingBytes))
                        .get(document)) {

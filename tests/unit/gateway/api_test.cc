@@ -220,6 +220,13 @@ TEST_F(ApiTest, ABatchThatIsNotAnsweredForInTimeIs504) {
   services_.profile_writer.Release(absl::OkStatus());
 }
 
+TEST_F(ApiTest, ALineIsBoundedAsATagIs) {
+  const std::string tag = kTagJson;
+  const std::string longest = tag + std::string(kTagBytesMax - tag.size(), ' ');
+  const Response response = Batch(absl::StrCat(longest, "\n", longest, " \n", tag));
+  EXPECT_THAT(response.body, HasSubstr(R"({"accepted":2,"rejected":[{"line":2,)"));
+}
+
 TEST_F(ApiTest, ABatchOfNothingButBrokenLinesIsBounded) {
   std::string body;
   for (size_t i = 0; i <= kBatchRejectedMax; ++i) body += "x\n";
