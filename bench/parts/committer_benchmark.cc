@@ -36,8 +36,10 @@ void Commit(benchmark::State& state, bool sync_wal) {
   for (auto _ : state) {
     state.PauseTiming();
     Entries entries;
-    for (int i = 0; i < batch; ++i)
-      entries.Add(absl::StrCat("cookie", ++time_ms % 100'000), time_ms);
+    for (int i = 0; i < batch; ++i) {
+      ++time_ms;
+      entries.Add(absl::StrCat("cookie", time_ms % 100'000), time_ms);
+    }
     state.ResumeTiming();
     if (const absl::Status status = (*store)->Commit(entries.all()); !status.ok()) {
       return state.SkipWithError(status.ToString().c_str());
