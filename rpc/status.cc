@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "absl/strings/cord.h"
+#include "absl/strings/str_cat.h"
 #include "rpc/utf8.h"
 
 namespace allezon::rpc {
@@ -103,13 +104,21 @@ grpc::Status ToGrpc(const absl::Status& status) {
   });
   // Without a detail there is nothing that code and message do not say already.
   if (details.details().empty()) return grpc::Status(code, message);
-  return grpc::Status(code, message, details.SerializeAsString());
+  // Who prints only the message must see which field it is about; the details keep the two apart.
+  const std::string field = FieldOf(status);
+  const std::string text =
+      field.empty() ? message : Bounded(absl::StrCat(field, ": ", message), kMessageBytesMax);
+  return grpc::Status(code, text, details.SerializeAsString());
 }
 
 absl::Status FromGrpc(const grpc::Status& status) {
-  absl::Status result(ToAbslCode(status.error_code()), status.error_message());
+  const absl::StatusCode code = ToAbslCode(status.error_code());
   google::rpc::Status details;
-  if (result.ok() || !details.ParseFromString(status.error_details())) return result;
+  if (code == absl::StatusCode::kOk || status.error_details().empty() ||
+      !details.ParseFromString(status.error_details())) {
+    return absl::Status(code, status.error_message());
+  }
+  absl::Status result(code, details.message());
   for (const google::protobuf::Any& any : details.details()) {
     result.SetPayload(any.type_url(), absl::Cord(any.value()));
   }

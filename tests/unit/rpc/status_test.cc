@@ -131,5 +131,12 @@ TEST(StatusTest, LongTextIsCutAndTheDetailsStay) {
   EXPECT_EQ(RetryDelayOf(status), absl::Seconds(1));
 }
 
+TEST(StatusTest, AClientThatPrintsOnlyTheMessageSeesTheField) {
+  const grpc::Status status = ToGrpc(InvalidField("cookie", "is empty"));
+  EXPECT_EQ(status.error_message(), "cookie: is empty");
+  EXPECT_EQ(FromGrpc(status).message(), "is empty");
+  EXPECT_EQ(FieldOf(FromGrpc(status)), "cookie");
+}
+
 }  // namespace
 }  // namespace allezon::rpc
