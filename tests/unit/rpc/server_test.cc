@@ -41,7 +41,7 @@ std::shared_ptr<grpc::Channel> ChannelTo(int port) {
                                    grpc::InsecureChannelCredentials(), arguments);
 }
 
-// Answers GetProfile with `answer`, or, for the cookie "held", when the test lets it.
+// Answers GetProfile as told by Answer, or, for the cookie "held", when the test lets it.
 class FakeService final : public v1::ProfileService::CallbackService {
  public:
   grpc::ServerUnaryReactor* GetProfile(grpc::CallbackServerContext* call,
@@ -54,7 +54,8 @@ class FakeService final : public v1::ProfileService::CallbackService {
     }
     response->set_cookie(request->cookie());
     grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
-    reactor->Finish(ToGrpc(answer));
+    absl::MutexLock lock(&mutex_);
+    reactor->Finish(ToGrpc(answer_));
     return reactor;
   }
 
@@ -68,7 +69,10 @@ class FakeService final : public v1::ProfileService::CallbackService {
     held_->Finish(grpc::Status::OK);
   }
 
-  absl::Status answer;
+  void Answer(absl::Status answer) {
+    absl::MutexLock lock(&mutex_);
+    answer_ = std::move(answer);
+  }
 
  private:
   class Held : public grpc::ServerUnaryReactor {
@@ -79,6 +83,7 @@ class FakeService final : public v1::ProfileService::CallbackService {
 
   absl::Mutex mutex_;
   Held* held_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  absl::Status answer_ ABSL_GUARDED_BY(mutex_);
 };
 
 class ServerTest : public testing::Test {
@@ -230,9 +235,11 @@ TEST_F(ServerTest, WatchesMayEndAtAnyMoment) {
 TEST_F(ServerTest, ErrorsArriveWithTheirDetails) {
   const auto server = StartServer();
   ASSERT_NE(server, nullptr);
-  service_.answer = WithRetryDelay(InvalidField("cookie", "za d\u0142ugie"), absl::Seconds(2));
+  const absl::Status answer =
+      WithRetryDelay(InvalidField("cookie", "za d\u0142ugie"), absl::Seconds(2));
+  service_.Answer(answer);
   const absl::Status status = FromGrpc(GetProfile("c"));
-  EXPECT_EQ(status, service_.answer);
+  EXPECT_EQ(status, answer);
   EXPECT_EQ(FieldOf(status), "cookie");
   EXPECT_EQ(RetryDelayOf(status), absl::Seconds(2));
 }
@@ -242,19 +249,20 @@ TEST_F(ServerTest, TheLongestErrorsStillFitTheTrailers) {
   const auto server = StartServer();
   ASSERT_NE(server, nullptr);
   const std::string worst(100'000, '\x01');
-  service_.answer = WithRetryDelay(InvalidField(worst, worst), absl::Seconds(2));
+  service_.Answer(WithRetryDelay(InvalidField(worst, worst), absl::Seconds(2)));
   absl::Status status = FromGrpc(GetProfile("c"));
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
   EXPECT_FALSE(FieldOf(status).empty());
   EXPECT_EQ(RetryDelayOf(status), absl::Seconds(2));
 
-  service_.answer = WithRetryDelay(absl::UnavailableError(worst), absl::Seconds(2));
+  service_.Answer(WithRetryDelay(absl::UnavailableError(worst), absl::Seconds(2)));
   status = FromGrpc(GetProfile("c"));
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
   EXPECT_EQ(RetryDelayOf(status), absl::Seconds(2));
 
-  service_.answer = absl::AbortedError("foreign details");
-  service_.answer.SetPayload("type.googleapis.com/some.Other", absl::Cord(worst));
+  absl::Status foreign = absl::AbortedError("foreign details");
+  foreign.SetPayload("type.googleapis.com/some.Other", absl::Cord(worst));
+  service_.Answer(foreign);
   EXPECT_EQ(FromGrpc(GetProfile("c")), absl::AbortedError("foreign details"));
 }
 
