@@ -171,6 +171,46 @@ TEST_F(ViewContractTest, ScansNeverFailWhileSegmentsAreMerged) {
   stop = true;
 }
 
+// A seal that is under way when its minute is taken leaves nothing behind.
+TEST_F(ViewContractTest, TakenMinutesStayEmptyWhileOthersSealThem) {
+  std::atomic<bool> stop = false;
+  std::vector<std::jthread> threads;
+  for (int t = 0; t < 2; ++t) {
+    threads.emplace_back([&] {
+      while (!stop) db_.view().Tick();
+    });
+  }
+  threads.emplace_back([&] {
+    while (!stop) {
+      const auto answers = db_.view().Scan({kShard}, 7, 8, kViewsOfO);
+      if (answers.ok()) {
+        ASSERT_LE((*answers)[0].totals.count, 20u);
+      } else {
+        ASSERT_EQ(answers.status().code(), absl::StatusCode::kUnavailable);
+      }
+    }
+  });
+  for (uint32_t round = 1; round <= 300; ++round) {
+    std::vector<std::unique_ptr<OwnedEvent>> events;
+    for (int i = 0; i < 20; ++i) events.push_back(Tag(7, 1, round));
+    db_.Commit(std::move(events));
+    db_.StageTake(7, round);
+    db_.FinishTake(7, round);
+    ASSERT_EQ(Ask(db_, 7).totals.count, 0u);
+  }
+  stop = true;
+  threads.clear();
+  db_.Commit(Tag(7, 9, 1'000'000));
+  EXPECT_EQ(Ask(db_, 7).totals.count, 1u);
+  db_.view().Tick();
+  EXPECT_EQ(db_.Stored().size(), 1u);
+  db_.StageTake(7, 1'000'000);
+  db_.FinishTake(7, 1'000'000);
+  EXPECT_TRUE(db_.Stored().empty());
+  EXPECT_LE(db_.view().resident_bytes(), 4'000u);
+  EXPECT_EQ(db_.view().resident_minutes(), 0u);
+}
+
 TEST_F(ViewContractTest, MinutesThatNobodyWroteTakeNoMemory) {
   const size_t before = db_.view().resident_bytes();
   for (int64_t minute = 0; minute < 10'000; ++minute) EXPECT_EQ(Ask(db_, minute).totals.count, 0u);
