@@ -7,25 +7,28 @@
 
 #include <algorithm>
 #include <map>
-#include <set>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "replica/log_format.h"
 #include "rpc/log.h"
 #include "rpc/metrics.h"
 
 namespace allezon::aggregate_svc {
 namespace {
 
+// A sealed segment is merged into a new one that has at least 1/kMergeRatio of its rows.
+constexpr uint64_t kMergeRatio = 2;
+// An open segment with more rows is sealed at the next tick, and no merge makes a larger one: a
+// value stays within some tens of megabytes.
+constexpr uint64_t kSegmentRowsMax = 2'000'000;
+// How often a scan begins again because the minute's segments were replaced while it read them.
+constexpr int kScanAttemptsMax = 20;
+// How long a scan waits for a seal that took away what it was to read.
+constexpr absl::Duration kSealWaitMax = absl::Seconds(5);
+
 struct Meters {
-  prometheus::Counter& sealed =
-      rpc::MakeCounter("allezon_segments_sealed_total", "Segments sealed.");
-  prometheus::Counter& loaded =
-      rpc::MakeCounter("allezon_segments_loaded_total", "Sealed segments read back into memory.");
-  prometheus::Counter& rebuilt = rpc::MakeCounter("allezon_segments_rebuilt_total",
-                                                  "Segments rebuilt from the log at start-up.");
-  prometheus::Counter& failures = rpc::MakeCounter("allezon_segment_failures_total",
-                                                   "Segments that could not be stored or read.");
+  prometheus::Counter& rebuilt = rpc::MakeCounter(
+      "allezon_segments_rebuilt_total", "Minutes whose segments were rebuilt from the log.");
   prometheus::Gauge& bytes =
       rpc::MakeGauge("allezon_segments_resident_bytes", "Segments in memory.");
 };
@@ -35,9 +38,29 @@ Meters& TheMeters() {
   return meters;
 }
 
-absl::Status Failed(int64_t minute, const rocksdb::Status& status) {
+absl::Status BusyMinute(int64_t minute) {
   return absl::UnavailableError(
-      absl::StrCat("the segment of minute ", minute, " cannot be read: ", status.ToString()));
+      absl::StrCat("minute ", minute, " is being written, repaired or taken away"));
+}
+
+replica::Digest Sum(absl::Span<const SealedRef> sealed) {
+  replica::Digest sum;
+  for (const SealedRef& one : sealed) sum.Add(one.digest);
+  return sum;
+}
+
+bool SameSegments(absl::Span<const SealedRef> a, absl::Span<const SealedRef> b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(),
+                    [](const auto& x, const auto& y) { return x.sequence == y.sequence; });
+}
+
+void AddSegment(const Segment& segment, absl::Span<const uint32_t> shards, const Filter& filter,
+                MinuteAnswer& answer) {
+  answer.totals.Add(segment.Scan(shards, filter));
+  const uint32_t oldest = segment.OldestAcceptedS(shards);
+  if (oldest == 0) return;
+  answer.oldest_accepted_s =
+      answer.oldest_accepted_s == 0 ? oldest : std::min(answer.oldest_accepted_s, oldest);
 }
 
 }  // namespace
@@ -45,21 +68,44 @@ absl::Status Failed(int64_t minute, const rocksdb::Status& status) {
 struct AggregateView::Minute {
   explicit Minute(int64_t n) : number(n) {}
 
+  // Of everything that it holds.
+  replica::Digest digest() const ABSL_SHARED_LOCKS_REQUIRED(mutex) {
+    replica::Digest sum = Sum(sealed);
+    if (leaving != nullptr) sum.Add(leaving->digest());
+    if (open != nullptr) sum.Add(open->digest());
+    return sum;
+  }
+  size_t open_bytes() const ABSL_SHARED_LOCKS_REQUIRED(mutex) {
+    return (leaving != nullptr ? leaving->bytes() : 0) + (open != nullptr ? open->bytes() : 0);
+  }
+
+  bool IsSealed() const ABSL_SHARED_LOCKS_REQUIRED(mutex) { return !is_sealing; }
+
   const int64_t number;
-  std::atomic<uint64_t> last_use{0};
   absl::Mutex mutex;
-  bool loaded ABSL_GUARDED_BY(mutex) = false;
-  // No longer in the map: who holds it still must look it up again.
-  bool evicted ABSL_GUARDED_BY(mutex) = false;
-  // Whether it holds what its sealed value does not.
-  bool dirty ABSL_GUARDED_BY(mutex) = false;
-  // Why it could not be loaded; nothing is answered from it then, and nothing stored.
-  absl::Status status ABSL_GUARDED_BY(mutex);
-  absl::Time last_append ABSL_GUARDED_BY(mutex) = absl::InfinitePast();
-  Segment segment ABSL_GUARDED_BY(mutex);
+  // In order of age, which is nearly that of size.
+  std::vector<SealedRef> sealed ABSL_GUARDED_BY(mutex);
+  // On its way to `sealed`, no longer written to.
+  SegmentRef leaving ABSL_GUARDED_BY(mutex);
+  // Null where nothing came since the last seal.
+  std::unique_ptr<Segment> open ABSL_GUARDED_BY(mutex);
+  // Someone writes `leaving` to disk.
+  bool is_sealing ABSL_GUARDED_BY(mutex) = false;
+  // Counts the times that it was emptied or refilled: who sealed meanwhile takes that back.
+  uint64_t epoch ABSL_GUARDED_BY(mutex) = 0;
+  // No longer in the map: who wants to append must look it up again.
+  bool gone ABSL_GUARDED_BY(mutex) = false;
+  // Why it holds nothing although the log does; the next start rebuilds it.
+  absl::Status lost ABSL_GUARDED_BY(mutex);
+
+  // Its place in written_; guarded by the view's mutex_.
+  std::optional<std::list<Written>::iterator> place;
 };
 
-AggregateView::AggregateView(AggregateViewOptions options) : options_(options) { TheMeters(); }
+AggregateView::AggregateView(AggregateViewOptions options)
+    : options_(options), sealed_(options.resident_bytes_max / 2) {
+  TheMeters();
+}
 
 AggregateView::~AggregateView() = default;
 
@@ -69,158 +115,76 @@ void AggregateView::Configure(rocksdb::ColumnFamilyOptions& options) {
   rocksdb::BlockBasedTableOptions table;
   table.no_block_cache = true;
   options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
-  // Columns of small codes shrink well, and are written once.
+  // Columns of small codes shrink well, and are written once; RocksDB compresses them in its own
+  // threads, where an explicit compression would make who seals wait.
   options.compression = rocksdb::kZSTD;
   options.write_buffer_size = std::min(options.write_buffer_size, size_t{16} << 20);
 }
 
+absl::StatusOr<std::unique_ptr<Segment>> AggregateView::ReadLog(int64_t minute) const {
+  auto segment = std::make_unique<Segment>();
+  absl::Status status = context_.log->ReadMinute(
+      minute, [&](const replica::LogEntry& entry) { segment->Append(entry); });
+  if (!status.ok()) return status;
+  return segment;
+}
+
 absl::Status AggregateView::Open(const replica::ViewContext& context) {
   context_ = context;
+  auto on_disk = sealed_.Open(context);
+  if (!on_disk.ok()) return on_disk.status();
   const std::vector<int64_t> logged = context_.log->Minutes();
-  std::set<int64_t> missing(logged.begin(), logged.end());
-  std::vector<std::string> orphans;
-  std::unique_ptr<rocksdb::Iterator> it(context_.db->NewIterator({}, context_.column_family));
-  for (it->SeekToFirst(); it->Valid(); it->Next()) {
-    const auto minute = replica::ParseMinuteKey(it->key().ToStringView());
-    if (!minute || !missing.contains(*minute)) {
-      orphans.push_back(it->key().ToString());
-      continue;
+  size_t rebuilt = 0;
+  for (const int64_t number : logged) {
+    const auto minute = std::make_shared<Minute>(number);
+    std::vector<SealedRef> sealed;
+    if (const auto found = on_disk->find(number); found != on_disk->end()) {
+      sealed = std::move(found->second);
+      on_disk->erase(found);
     }
-    const absl::StatusOr<replica::Digest> digest = Segment::DigestOf(it->value().ToStringView());
-    if (digest.ok() && *digest == context_.log->MinuteDigest(*minute)) missing.erase(*minute);
-  }
-  if (!it->status().ok()) {
-    return absl::DataLossError(absl::StrCat("segments cannot be read: ", it->status().ToString()));
-  }
-  for (const std::string& key : orphans) {
-    if (const auto s = context_.db->Delete({}, context_.column_family, key); !s.ok()) {
-      return absl::UnavailableError(s.ToString());
+    if (Sum(sealed) != context_.log->MinuteDigest(number)) {
+      absl::StatusOr<std::unique_ptr<Segment>> segment = ReadLog(number);
+      if (!segment.ok()) return segment.status();
+      // Stored at once instead of being kept, so that a start-up needs no memory for what nobody
+      // asks for.
+      absl::StatusOr<SealedRef> stored = sealed_.Replace(number, sealed, *std::move(segment));
+      if (!stored.ok()) return stored.status();
+      sealed = {*stored};
+      TheMeters().rebuilt.Increment();
+      ++rebuilt;
     }
+    absl::MutexLock minute_lock(&minute->mutex);
+    minute->sealed = std::move(sealed);
+    absl::MutexLock lock(&mutex_);
+    minutes_[number] = minute;
   }
-  for (const int64_t minute : missing) {
-    if (absl::Status status = Rebuild(minute); !status.ok()) return status;
+  for (const auto& [number, sealed] : *on_disk) {
+    if (absl::Status status = sealed_.Remove(number, sealed); !status.ok()) return status;
   }
-  if (!missing.empty()) {
+  if (rebuilt > 0) {
     rpc::LogInfo("segments rebuilt from the log",
-                 {{"rebuilt", missing.size()}, {"minutes", logged.size()}});
+                 {{"rebuilt", rebuilt}, {"minutes", logged.size()}});
   }
   return absl::OkStatus();
 }
 
-absl::Status AggregateView::Rebuild(int64_t minute) {
-  Segment segment;
-  absl::Status status = context_.log->ReadMinute(
-      minute, [&](const replica::LogEntry& entry) { segment.Append(entry); });
-  if (!status.ok()) return status;
-  TheMeters().rebuilt.Increment();
-  // Stored at once instead of being kept, so that a start-up needs no memory for what nobody asks
-  // for.
-  const auto put =
-      context_.db->Put({}, context_.column_family, replica::MinuteKey(minute), segment.Encode());
-  return put.ok() ? absl::OkStatus() : absl::UnavailableError(put.ToString());
+AggregateView::MinuteRef AggregateView::Find(int64_t minute) const {
+  absl::MutexLock lock(&mutex_);
+  const auto found = minutes_.find(minute);
+  return found == minutes_.end() ? nullptr : found->second;
 }
 
-AggregateView::MinuteRef AggregateView::Find(int64_t minute) {
+AggregateView::MinuteRef AggregateView::FindOrMake(int64_t minute) {
   absl::MutexLock lock(&mutex_);
   MinuteRef& found = minutes_[minute];
   if (found == nullptr) found = std::make_shared<Minute>(minute);
-  found->last_use.store(clock_.fetch_add(1, std::memory_order_relaxed), std::memory_order_relaxed);
   return found;
 }
 
-void AggregateView::Load(Minute& minute) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(minute.mutex) {
-  minute.loaded = true;
-  rocksdb::PinnableSlice value;
-  const rocksdb::Status got =
-      context_.db->Get({}, context_.column_family, replica::MinuteKey(minute.number), &value);
-  if (got.IsNotFound()) return;
-  absl::StatusOr<Segment> segment = got.ok() ? Segment::Decode(value.ToStringView())
-                                             : absl::StatusOr<Segment>(Failed(minute.number, got));
-  if (segment.ok()) {
-    minute.segment = *std::move(segment);
-    TheMeters().loaded.Increment();
-    return;
-  }
-  // The log still has it all: the next start rebuilds it.
-  minute.status = segment.status();
-  TheMeters().failures.Increment();
-  rpc::LogError("a segment cannot be read",
-                {{"minute", minute.number}, {"detail", std::string(minute.status.message())}});
-}
-
-void AggregateView::Committed(absl::Span<const replica::LogEntry> entries) {
-  std::map<int64_t, std::vector<const replica::LogEntry*>> by_minute;
-  for (const replica::LogEntry& entry : entries) by_minute[entry.minute].push_back(&entry);
-  for (const auto& [minute, some] : by_minute) Append(minute, some);
-  if (resident_bytes() > options_.resident_bytes_max) EnforceBound();
-}
-
-void AggregateView::Append(int64_t number, absl::Span<const replica::LogEntry* const> entries) {
-  while (true) {
-    const MinuteRef minute = Find(number);
-    absl::MutexLock lock(&minute->mutex);
-    if (minute->evicted) continue;
-    const size_t before = minute->loaded ? minute->segment.bytes() : 0;
-    if (!minute->loaded) Load(*minute);
-    for (const replica::LogEntry* entry : entries) minute->segment.Append(*entry);
-    minute->dirty = true;
-    minute->last_append = absl::Now();
-    resident_bytes_.fetch_add(minute->segment.bytes() - before, std::memory_order_relaxed);
-    return;
-  }
-}
-
-absl::StatusOr<std::vector<MinuteAnswer>> AggregateView::Scan(absl::Span<const uint32_t> shards,
-                                                              int64_t from, int64_t to,
-                                                              const Filter& filter) {
-  std::vector<MinuteAnswer> answers;
-  for (int64_t number = from; number < to;) {
-    MinuteAnswer answer;
-    const MinuteRef minute = Find(number);
-    {
-      absl::MutexLock lock(&minute->mutex);
-      if (minute->evicted) continue;
-      if (!minute->loaded) {
-        Load(*minute);
-        resident_bytes_.fetch_add(minute->segment.bytes(), std::memory_order_relaxed);
-      }
-    }
-    {
-      absl::ReaderMutexLock lock(&minute->mutex);
-      if (minute->evicted) continue;
-      if (!minute->status.ok()) return minute->status;
-      answer.totals = minute->segment.Scan(shards, filter);
-      answer.oldest_accepted_s = minute->segment.OldestAcceptedS(shards);
-    }
-    answer.taken_through_s = context_.log->TakenThroughS(number);
-    answers.push_back(answer);
-    ++number;
-  }
-  if (resident_bytes() > options_.resident_bytes_max) EnforceBound();
-  return answers;
-}
-
-bool AggregateView::Seal(Minute& minute) ABSL_EXCLUSIVE_LOCKS_REQUIRED(minute.mutex) {
-  // A segment that was never read whole must not overwrite the value that could not be read.
-  if (!minute.status.ok()) return false;
-  // Not synced: a value that a crash loses is rebuilt from the log, which is.
-  const auto put = context_.db->Put({}, context_.column_family, replica::MinuteKey(minute.number),
-                                    minute.segment.Encode());
-  if (!put.ok()) {
-    TheMeters().failures.Increment();
-    return false;
-  }
-  minute.dirty = false;
-  TheMeters().sealed.Increment();
-  return true;
-}
-
-std::vector<AggregateView::MinuteRef> AggregateView::AllMinutes() const {
+void AggregateView::Erase(const MinuteRef& minute) {
   absl::MutexLock lock(&mutex_);
-  std::vector<MinuteRef> all;
-  all.reserve(minutes_.size());
-  for (const auto& [number, minute] : minutes_) all.push_back(minute);
-  return all;
+  const auto found = minutes_.find(minute->number);
+  if (found != minutes_.end() && found->second == minute) minutes_.erase(found);
 }
 
 size_t AggregateView::resident_minutes() const {
@@ -228,70 +192,256 @@ size_t AggregateView::resident_minutes() const {
   return minutes_.size();
 }
 
-bool AggregateView::Evict(const MinuteRef& minute) {
+void AggregateView::Committed(absl::Span<const replica::LogEntry> entries) {
+  std::map<int64_t, std::vector<const replica::LogEntry*>> by_minute;
+  for (const replica::LogEntry& entry : entries) by_minute[entry.minute].push_back(&entry);
+  for (const auto& [minute, some] : by_minute) Append(minute, some);
+  EnforceBound();
+}
+
+void AggregateView::Append(int64_t number, absl::Span<const replica::LogEntry* const> entries) {
+  while (true) {
+    const MinuteRef minute = FindOrMake(number);
+    if (const std::optional<uint64_t> rows = AppendTo(*minute, entries)) {
+      return NoteWritten(minute, *rows > kSegmentRowsMax ? absl::InfinitePast() : absl::Now());
+    }
+    Erase(minute);
+  }
+}
+
+std::optional<uint64_t> AggregateView::AppendTo(
+    Minute& minute, absl::Span<const replica::LogEntry* const> entries) {
+  absl::MutexLock lock(&minute.mutex);
+  if (minute.gone) return std::nullopt;
+  if (!minute.lost.ok()) return 0;
+  const size_t before = minute.open_bytes();
+  if (minute.open == nullptr) minute.open = std::make_unique<Segment>();
+  for (const replica::LogEntry* entry : entries) minute.open->Append(*entry);
+  open_bytes_.fetch_add(minute.open_bytes() - before, std::memory_order_relaxed);
+  return minute.open->digest().count;
+}
+
+void AggregateView::NoteWritten(const MinuteRef& minute, absl::Time last_append) {
+  absl::MutexLock lock(&mutex_);
+  const auto to = last_append == absl::InfinitePast() ? written_.begin() : written_.end();
+  if (minute->place) {
+    (*minute->place)->last_append = last_append;
+    written_.splice(to, written_, *minute->place);
+  } else {
+    minute->place = written_.insert(to, {minute, last_append});
+  }
+}
+
+AggregateView::MinuteRef AggregateView::TakeWritten(absl::Time quiet_since) {
+  absl::MutexLock lock(&mutex_);
+  if (written_.empty() || written_.front().last_append > quiet_since) return nullptr;
+  MinuteRef minute = std::move(written_.front().minute);
+  written_.pop_front();
+  minute->place.reset();
+  return minute;
+}
+
+SegmentRef AggregateView::MergeWithLast(int64_t number, SegmentRef segment,
+                                        std::vector<SealedRef>& sealed,
+                                        std::vector<SealedRef>& replaced) {
+  std::shared_ptr<Segment> merged;
+  while (!sealed.empty()) {
+    const uint64_t rows = segment->digest().count;
+    const uint64_t last_rows = sealed.back().digest.count;
+    if (last_rows > kMergeRatio * rows || last_rows + rows > kSegmentRowsMax) break;
+    const absl::StatusOr<SegmentRef> last = sealed_.Read(number, sealed.back().sequence);
+    // Who asks for it will have it repaired.
+    if (!last.ok()) break;
+    if (merged == nullptr) {
+      merged = std::make_shared<Segment>(*segment);
+      segment = merged;
+    }
+    merged->Merge(**last);
+    replaced.push_back(sealed.back());
+    sealed.pop_back();
+  }
+  return segment;
+}
+
+bool AggregateView::Seal(const MinuteRef& minute) {
+  SegmentRef leaving;
+  std::vector<SealedRef> sealed;
+  uint64_t epoch = 0;
   {
     absl::MutexLock lock(&minute->mutex);
-    if (minute->evicted || !minute->loaded) return false;
-    if (minute->dirty && !Seal(*minute)) return false;
-    minute->evicted = true;
-    resident_bytes_.fetch_sub(minute->segment.bytes(), std::memory_order_relaxed);
+    if (minute->is_sealing) return true;  // who does it looks again when done
+    if (minute->leaving == nullptr) minute->leaving = std::move(minute->open);
+    if (minute->leaving == nullptr) return true;
+    minute->is_sealing = true;
+    leaving = minute->leaving;
+    sealed = minute->sealed;
+    epoch = minute->epoch;
   }
-  absl::MutexLock lock(&mutex_);
-  const auto found = minutes_.find(minute->number);
-  if (found != minutes_.end() && found->second == minute) minutes_.erase(found);
-  return true;
+  std::vector<SealedRef> replaced;
+  const absl::StatusOr<SealedRef> stored = sealed_.Replace(
+      minute->number, replaced, MergeWithLast(minute->number, leaving, sealed, replaced));
+  bool has_more = false;
+  {
+    absl::MutexLock lock(&minute->mutex);
+    if (minute->epoch != epoch) {
+      // What it stored is no longer to be there. Should this fail, the next start removes it.
+      if (stored.ok()) sealed_.Remove(minute->number, {*stored}).IgnoreError();
+      return true;
+    }
+    minute->is_sealing = false;
+    if (stored.ok()) {
+      sealed.push_back(*stored);
+      minute->sealed = std::move(sealed);
+      minute->leaving.reset();
+      open_bytes_.fetch_sub(leaving->bytes(), std::memory_order_relaxed);
+    }
+    has_more = minute->open != nullptr || minute->leaving != nullptr;
+  }
+  if (has_more) NoteWritten(minute, absl::Now());
+  return stored.ok();
 }
 
 void AggregateView::EnforceBound() {
-  // Down to seven eighths, so that this is not done again for every tag.
-  const size_t goal = options_.resident_bytes_max / 8 * 7;
-  // By a copy of the last uses, which go on changing.
-  std::vector<std::pair<uint64_t, MinuteRef>> by_use;
-  for (MinuteRef& minute : AllMinutes()) {
-    const uint64_t last_use = minute->last_use.load(std::memory_order_relaxed);
-    by_use.emplace_back(last_use, std::move(minute));
-  }
-  std::sort(by_use.begin(), by_use.end());
-  for (const auto& [last_use, minute] : by_use) {
-    if (resident_bytes() <= goal) return;
-    Evict(minute);
+  while (open_bytes_.load(std::memory_order_relaxed) > options_.resident_bytes_max / 2) {
+    const MinuteRef minute = TakeWritten(absl::InfiniteFuture());
+    // Where there is none, others are sealing.
+    if (minute == nullptr || !Seal(minute)) return;
   }
 }
 
-void AggregateView::StageTakeMinute(int64_t minute, uint32_t, rocksdb::WriteBatch& batch) {
-  batch.Delete(context_.column_family, replica::MinuteKey(minute));
+absl::StatusOr<std::vector<MinuteAnswer>> AggregateView::Scan(absl::Span<const uint32_t> shards,
+                                                              int64_t from, int64_t to,
+                                                              const Filter& filter) {
+  std::vector<MinuteAnswer> answers;
+  for (int64_t number = from; number < to; ++number) {
+    absl::StatusOr<MinuteAnswer> answer = ScanMinute(number, shards, filter);
+    if (!answer.ok()) return answer.status();
+    // After the minute: what is taken in between is noticed.
+    answer->taken_through_s = context_.log->TakenThroughS(number);
+    answers.push_back(*answer);
+  }
+  return answers;
+}
+
+absl::StatusOr<MinuteAnswer> AggregateView::ScanMinute(int64_t number,
+                                                       absl::Span<const uint32_t> shards,
+                                                       const Filter& filter) {
+  for (int attempt = 0; attempt < kScanAttemptsMax; ++attempt) {
+    MinuteAnswer answer;
+    const MinuteRef minute = Find(number);
+    if (minute == nullptr) return answer;
+    SegmentRef leaving;
+    std::vector<SealedRef> sealed;
+    {
+      absl::ReaderMutexLock lock(&minute->mutex);
+      if (!minute->lost.ok()) return minute->lost;
+      leaving = minute->leaving;
+      sealed = minute->sealed;
+      if (minute->open != nullptr) AddSegment(*minute->open, shards, filter, answer);
+    }
+    // What does not change is scanned without the lock.
+    if (leaving != nullptr) AddSegment(*leaving, shards, filter, answer);
+    absl::Status status;
+    for (const SealedRef& one : sealed) {
+      const absl::StatusOr<SegmentRef> segment = sealed_.Read(number, one.sequence);
+      if (!(status = segment.status()).ok()) break;
+      AddSegment(**segment, shards, filter, answer);
+    }
+    if (status.ok()) return answer;
+    if (!absl::IsDataLoss(status)) return status;
+    // A seal takes away what it merges before it says where that went.
+    {
+      absl::ReaderMutexLock lock(&minute->mutex);
+      if (!minute->mutex.AwaitWithTimeout(absl::Condition(minute.get(), &Minute::IsSealed),
+                                          kSealWaitMax)) {
+        break;
+      }
+      if (minute->gone || !SameSegments(minute->sealed, sealed)) continue;
+    }
+    status = Repair(minute);
+    if (!status.ok() && !absl::IsAborted(status)) return status;
+  }
+  return BusyMinute(number);
+}
+
+absl::Status AggregateView::Repair(const MinuteRef& minute) {
+  {
+    // Appends wait: what is counted must not change while the log is read.
+    absl::MutexLock lock(&minute->mutex);
+    if (minute->gone || minute->is_sealing) return absl::AbortedError("look again");
+    absl::StatusOr<std::unique_ptr<Segment>> segment = ReadLog(minute->number);
+    if (!segment.ok()) return absl::UnavailableError(segment.status().ToString());
+    // Where the log holds more, a commit is under way, whose events will be given to Committed;
+    // where it holds less, retention is.
+    if ((*segment)->digest() != minute->digest()) return BusyMinute(minute->number);
+    open_bytes_.fetch_add((*segment)->bytes() - minute->open_bytes(), std::memory_order_relaxed);
+    sealed_.Remove(minute->number, minute->sealed).IgnoreError();
+    minute->sealed.clear();
+    minute->leaving.reset();
+    minute->open = *std::move(segment);
+    ++minute->epoch;
+  }
+  TheMeters().rebuilt.Increment();
+  rpc::LogWarn("a broken segment was rebuilt from the log", {{"minute", minute->number}});
+  NoteWritten(minute, absl::Now());
+  return absl::OkStatus();
+}
+
+void AggregateView::StageTakeMinute(int64_t number, uint32_t, rocksdb::WriteBatch& batch) {
+  const MinuteRef minute = Find(number);
+  if (minute == nullptr) return;
+  absl::ReaderMutexLock lock(&minute->mutex);
+  sealed_.StageRemove(number, minute->sealed, batch);
 }
 
 void AggregateView::MinuteTaken(int64_t number, uint32_t) {
   const MinuteRef minute = Find(number);
+  if (minute == nullptr) return;
+  bool has_rest = false;
   {
     absl::MutexLock lock(&minute->mutex);
-    if (minute->loaded) {
-      resident_bytes_.fetch_sub(minute->segment.bytes(), std::memory_order_relaxed);
+    open_bytes_.fetch_sub(minute->open_bytes(), std::memory_order_relaxed);
+    // Some may have been sealed between the commit and now.
+    sealed_.Remove(number, minute->sealed).IgnoreError();
+    minute->sealed.clear();
+    minute->leaving.reset();
+    minute->open.reset();
+    minute->is_sealing = false;
+    minute->lost = absl::OkStatus();
+    ++minute->epoch;
+    has_rest = context_.log->MinuteDigest(number).count > 0;
+    minute->gone = !has_rest;
+    if (has_rest) {
+      absl::StatusOr<std::unique_ptr<Segment>> rest = ReadLog(number);
+      if (rest.ok()) {
+        open_bytes_.fetch_add((*rest)->bytes(), std::memory_order_relaxed);
+        minute->open = *std::move(rest);
+      } else {
+        minute->lost = absl::UnavailableError(rest.status().ToString());
+        rpc::LogError("what retention left of a minute cannot be read",
+                      {{"minute", number}, {"detail", rest.status().ToString()}});
+      }
     }
-    minute->evicted = true;
-    // It may have been sealed between the commit and now.
-    context_.db->Delete({}, context_.column_family, replica::MinuteKey(number))
-        .PermitUncheckedError();
   }
-  absl::MutexLock lock(&mutex_);
-  minutes_.erase(number);
+  if (has_rest) {
+    NoteWritten(minute, absl::Now());
+  } else {
+    Erase(minute);
+  }
 }
 
 void AggregateView::Tick() {
   const absl::Time quiet_since = absl::Now() - options_.seal_after;
-  for (const MinuteRef& minute : AllMinutes()) {
-    absl::MutexLock lock(&minute->mutex);
-    if (!minute->evicted && minute->dirty && minute->last_append <= quiet_since) Seal(*minute);
+  while (const MinuteRef minute = TakeWritten(quiet_since)) {
+    if (!Seal(minute)) break;
   }
-  if (resident_bytes() > options_.resident_bytes_max) EnforceBound();
+  EnforceBound();
   TheMeters().bytes.Set(static_cast<double>(resident_bytes()));
 }
 
 void AggregateView::Close() {
-  for (const MinuteRef& minute : AllMinutes()) {
-    absl::MutexLock lock(&minute->mutex);
-    if (!minute->evicted && minute->dirty) Seal(*minute);
+  while (const MinuteRef minute = TakeWritten(absl::InfiniteFuture())) {
+    if (!Seal(minute)) return;
   }
 }
 

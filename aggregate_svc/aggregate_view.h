@@ -1,19 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The aggregate view: a segment for each minute, kept in memory while it is written or read, sealed
-// (stored as one value) once it has gone quiet, and loaded again when someone asks for it or a late
-// tag comes. What was not sealed when the process ended is rebuilt from the log: a sealed segment
-// carries the digest of the events that it was made from, so a start-up sees which ones are not up
-// to date.
+// The aggregate view: what a minute holds is spread over an open segment in memory, which takes
+// what comes, and sealed ones on disk (SegmentStore), which never change. A minute that has gone
+// quiet has its open segment sealed; a late tag begins a new one beside what is sealed, so that it
+// costs as much as any other tag and never reads its minute back. When an open segment is sealed,
+// the last sealed ones that are not much larger are merged into it, as in a log-structured merge
+// tree: a minute has a logarithmic number of segments, and a row is rewritten as often.
 //
-// Locks: `mutex_` guards which minutes are in memory and is held briefly; each minute has a lock of
-// its own, held exclusively while it is appended to or loaded and shared while it is scanned. A
-// minute's lock is never waited for with mutex_ held.
+// Every segment carries the digest of its events, and digests add up. So a start-up sees which
+// minutes are not what the log holds, and rebuilds exactly those; and a segment that turns out
+// broken later is rebuilt at once if what the log holds is what was counted.
+//
+// Memory: open segments take at most half of resident_bytes_max (beyond, the longest unwritten ones
+// are sealed by who appends), decoded sealed ones the other half. Besides, a minute that holds
+// anything takes some 200 bytes, about as much as its digests in the store.
+//
+// Locks: a minute's mutex guards what it holds; `mutex_` which minutes there are. Neither is waited
+// for with the other held. A scan holds its minute's lock, shared, while it reads the open segment;
+// sealing holds it to take the segment out and to note where it went, not while it writes.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
+#include <list>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -21,16 +32,14 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
-#include "aggregate_svc/segment.h"
-#include "replica/view.h"
+#include "aggregate_svc/segment_store.h"
 
 namespace allezon::aggregate_svc {
 
 struct AggregateViewOptions {
   // A minute that nothing was added to for this long is sealed.
   absl::Duration seal_after = absl::Seconds(10);
-  // Segments in memory, sealed ones that were read included. Beyond, the longest unused ones go,
-  // sealed before where needed.
+  // Segments in memory.
   size_t resident_bytes_max = size_t{512} << 20;
 };
 
@@ -52,40 +61,67 @@ class AggregateView final : public replica::View {
   void Committed(absl::Span<const replica::LogEntry> entries) override;
   void StageTakeMinute(int64_t minute, uint32_t taken_through_s,
                        rocksdb::WriteBatch& batch) override;
+  // No commit to the minute may be under way; what the log still holds of it stays.
   void MinuteTaken(int64_t minute, uint32_t taken_through_s) override;
   void Tick() override;
   void Close() override;
 
-  // One answer for each minute of [from, to), each as of one moment. An error where a segment
-  // cannot be read: never less than all. Thread-safe.
+  // One answer for each minute of [from, to), each as of one moment. kUnavailable where a minute
+  // cannot be read just now (it is being taken away, or the disk fails): never less than all.
+  // Thread-safe.
   absl::StatusOr<std::vector<MinuteAnswer>> Scan(absl::Span<const uint32_t> shards, int64_t from,
                                                  int64_t to, const Filter& filter);
 
-  // What the segments in memory take, and how many there are. Thread-safe.
-  size_t resident_bytes() const { return resident_bytes_.load(std::memory_order_relaxed); }
+  // What the segments in memory take. Thread-safe.
+  size_t resident_bytes() const {
+    return open_bytes_.load(std::memory_order_relaxed) + sealed_.cached_bytes();
+  }
+  // Minutes that hold anything, sealed or open. Thread-safe.
   size_t resident_minutes() const;
 
  private:
   struct Minute;
   using MinuteRef = std::shared_ptr<Minute>;
+  struct Written {
+    MinuteRef minute;
+    absl::Time last_append;
+  };
 
-  MinuteRef Find(int64_t minute);
-  // Fills a minute that is new in memory from its sealed value, if it has one.
-  void Load(Minute& minute) const;
+  MinuteRef Find(int64_t minute) const;
+  MinuteRef FindOrMake(int64_t minute);
+  void Erase(const MinuteRef& minute);
+
   void Append(int64_t minute, absl::Span<const replica::LogEntry* const> entries);
-  // Stores what the minute holds. False where the disk refused; the minute stays dirty.
-  bool Seal(Minute& minute);
+  // How many rows the open segment has then; none where the minute is gone.
+  std::optional<uint64_t> AppendTo(Minute& minute,
+                                   absl::Span<const replica::LogEntry* const> entries);
+  // Puts the minute among those to be sealed: last, or first where `last_append` is the infinite
+  // past.
+  void NoteWritten(const MinuteRef& minute, absl::Time last_append);
+  // Takes out the longest unwritten minute, if it was not written after `quiet_since`.
+  MinuteRef TakeWritten(absl::Time quiet_since);
+  // Seals what is open. False where the disk refused; then it stays open and is noted again.
+  bool Seal(const MinuteRef& minute);
+  // `segment` with those at the end of `sealed` that are to be merged into it; they move to
+  // `replaced`.
+  SegmentRef MergeWithLast(int64_t number, SegmentRef segment, std::vector<SealedRef>& sealed,
+                           std::vector<SealedRef>& replaced);
   void EnforceBound();
-  bool Evict(const MinuteRef& minute);
-  std::vector<MinuteRef> AllMinutes() const;
-  absl::Status Rebuild(int64_t minute);
+
+  absl::StatusOr<MinuteAnswer> ScanMinute(int64_t number, absl::Span<const uint32_t> shards,
+                                          const Filter& filter);
+  // Fills `minute` from the log again after a sealed segment of it could not be read. kAborted:
+  // it changed meanwhile and may do now.
+  absl::Status Repair(const MinuteRef& minute);
+  absl::StatusOr<std::unique_ptr<Segment>> ReadLog(int64_t minute) const;
 
   const AggregateViewOptions options_;
   replica::ViewContext context_;
-  std::atomic<size_t> resident_bytes_{0};
-  std::atomic<uint64_t> clock_{0};  // counts uses; orders minutes by their last one
+  SegmentStore sealed_;
+  std::atomic<size_t> open_bytes_{0};
   mutable absl::Mutex mutex_;
   absl::flat_hash_map<int64_t, MinuteRef> minutes_ ABSL_GUARDED_BY(mutex_);
+  std::list<Written> written_ ABSL_GUARDED_BY(mutex_);  // longest unwritten first
 };
 
 }  // namespace allezon::aggregate_svc

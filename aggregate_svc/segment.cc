@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <concepts>
 #include <cstring>
+#include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "router/shard.h"
@@ -22,26 +23,31 @@
 namespace allezon::aggregate_svc {
 namespace {
 
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 constexpr size_t kHeaderBytes = sizeof(uint32_t) + sizeof(uint64_t);  // version, checksum
-constexpr size_t kRowBytes = sizeof(uint8_t) + 3 * sizeof(uint32_t) + sizeof(int32_t);
 // A hash map's entry and a string's, beside the text twice.
 constexpr size_t kDictionaryEntryBytes = 96;
-constexpr size_t kBlockBytes = 320;
+// What a block's place in the map and its allocations take beside what they hold.
+constexpr size_t kBlockOverheadBytes = 128;
 // Rows that are matched at a time: the mask stays in the first-level cache.
 constexpr size_t kChunkRows = 1024;
 
-ALLEZON_VECTORISED void MatchAction(const uint8_t* actions, uint8_t action, uint32_t* mask,
+ALLEZON_VECTORISED void MatchAction(const uint8_t* actions, uint8_t action, uint16_t* mask,
                                     size_t rows) {
   for (size_t i = 0; i < rows; ++i) mask[i] = actions[i] == action ? 1 : 0;
 }
 
-ALLEZON_VECTORISED void MatchCode(const uint32_t* codes, uint32_t code, uint32_t* mask,
+ALLEZON_VECTORISED void MatchNarrow(const uint16_t* codes, uint16_t code, uint16_t* mask,
+                                    size_t rows) {
+  for (size_t i = 0; i < rows; ++i) mask[i] &= codes[i] == code ? 1 : 0;
+}
+
+ALLEZON_VECTORISED void MatchWide(const uint32_t* codes, uint32_t code, uint16_t* mask,
                                   size_t rows) {
   for (size_t i = 0; i < rows; ++i) mask[i] &= codes[i] == code ? 1 : 0;
 }
 
-ALLEZON_VECTORISED void AddMatches(const int32_t* prices, const uint32_t* mask, size_t rows,
+ALLEZON_VECTORISED void AddMatches(const int32_t* prices, const uint16_t* mask, size_t rows,
                                    uint64_t* count, int64_t* sum) {
   uint32_t matches = 0;
   int64_t total = 0;  // kChunkRows prices of 32 bits fit
@@ -63,6 +69,17 @@ void AppendColumn(std::string& out, const std::vector<T>& column) {
   out.append(reinterpret_cast<const char*>(column.data()), column.size() * sizeof(T));
 }
 
+// The size of a code comes first.
+void AppendColumn(std::string& out, const CodeColumn& column) {
+  if (column.is_wide()) {
+    AppendValue(out, uint8_t{sizeof(uint32_t)});
+    AppendColumn(out, column.wide());
+  } else {
+    AppendValue(out, uint8_t{sizeof(uint16_t)});
+    AppendColumn(out, column.narrow());
+  }
+}
+
 // Reads what AppendValue wrote; after a read past the end everything is zero and ok() false.
 class Reader {
  public:
@@ -82,6 +99,17 @@ class Reader {
     const std::string_view bytes = Bytes(ok_ ? rows * sizeof(T) : 0);
     column.resize(bytes.size() / sizeof(T));
     if (!column.empty()) std::memcpy(column.data(), bytes.data(), bytes.size());
+  }
+
+  void Column(size_t rows, CodeColumn& column) {
+    switch (Value<uint8_t>()) {
+      case sizeof(uint16_t):
+        return Column(rows, column.narrow());
+      case sizeof(uint32_t):
+        return Column(rows, column.wide());
+      default:
+        ok_ = false;
+    }
   }
 
   std::string_view Bytes(size_t size) {
@@ -107,8 +135,11 @@ absl::Status Malformed(absl::string_view what) {
   return absl::DataLossError(absl::StrCat("a stored segment ", what));
 }
 
-bool AllBelow(const std::vector<uint32_t>& codes, size_t bound) {
-  return std::all_of(codes.begin(), codes.end(), [&](uint32_t code) { return code < bound; });
+bool AllBelow(const CodeColumn& column, size_t bound) {
+  const auto below = [&](const auto& codes) {
+    return std::all_of(codes.begin(), codes.end(), [&](auto code) { return code < bound; });
+  };
+  return column.is_wide() ? below(column.wide()) : below(column.narrow());
 }
 
 // The part behind a checksum that holds.
@@ -150,44 +181,118 @@ std::optional<uint32_t> Segment::Dictionary::Find(std::string_view text) const {
   return found->second;
 }
 
-void Segment::Block::Count(uint8_t action, int32_t price) {
-  Totals& total = totals[action];
+void CodeColumn::Add(uint32_t code) {
+  if (!is_wide_ && code <= std::numeric_limits<uint16_t>::max()) {
+    narrow_.push_back(static_cast<uint16_t>(code));
+  } else {
+    wide().push_back(code);
+  }
+}
+
+void CodeColumn::Reserve(size_t rows) { is_wide_ ? wide_.reserve(rows) : narrow_.reserve(rows); }
+
+std::vector<uint32_t>& CodeColumn::wide() {
+  if (!is_wide_) {
+    wide_.assign(narrow_.begin(), narrow_.end());
+    narrow_ = {};
+    is_wide_ = true;
+  }
+  return wide_;
+}
+
+void CodeColumn::Match(size_t start, size_t rows, uint32_t code, uint16_t* mask) const {
+  if (is_wide_) {
+    MatchWide(wide_.data() + start, code, mask, rows);
+  } else if (code <= std::numeric_limits<uint16_t>::max()) {
+    MatchNarrow(narrow_.data() + start, static_cast<uint16_t>(code), mask, rows);
+  } else {
+    std::fill_n(mask, rows, uint16_t{0});
+  }
+}
+
+void Segment::Block::Count(uint8_t row_action, int32_t row_price) {
+  Totals& total = totals[row_action];
   ++total.count;
-  total.sum_price += static_cast<uint64_t>(int64_t{price});
+  total.sum_price += static_cast<uint64_t>(int64_t{row_price});
+}
+
+void Segment::Block::Add(uint8_t row_action, uint32_t row_origin, uint32_t row_brand,
+                         uint32_t row_category, int32_t row_price) {
+  action.push_back(row_action);
+  origin.Add(row_origin);
+  brand.Add(row_brand);
+  category.Add(row_category);
+  price.push_back(row_price);
+  Count(row_action, row_price);
+}
+
+// After the row was added.
+void Segment::Block::Accepted(uint32_t accepted_s) {
+  oldest_accepted_s = oldest_accepted_s == 0 ? accepted_s : std::min(oldest_accepted_s, accepted_s);
+}
+
+size_t Segment::Block::bytes() const {
+  return sizeof(Block) + kBlockOverheadBytes + action.capacity() * sizeof(action[0]) +
+         price.capacity() * sizeof(price[0]) + origin.capacity_bytes() + brand.capacity_bytes() +
+         category.capacity_bytes();
+}
+
+Segment::Block& Segment::BlockOf(uint32_t shard) {
+  const auto [entry, is_new] = blocks_.try_emplace(shard);
+  if (is_new) bytes_ += entry->second.bytes();
+  return entry->second;
 }
 
 void Segment::Append(const replica::LogEntry& entry) {
   const v1::Tag& tag = *entry.parsed;
   const v1::ProductInfo& product = tag.product_info();
-  const auto [block_entry, is_new] = blocks_.try_emplace(entry.shard);
-  if (is_new) bytes_ += kBlockBytes;
-  Block& block = block_entry->second;
-  const auto action = static_cast<uint8_t>(tag.action());
-  block.action.push_back(action);
-  block.origin.push_back(origins_.Code(tag.origin(), bytes_));
-  block.brand.push_back(brands_.Code(product.brand_id(), bytes_));
-  block.category.push_back(categories_.Code(product.category_id(), bytes_));
-  block.price.push_back(product.price());
-  block.Count(action, product.price());
-  block.oldest_accepted_s = block.action.size() == 1
-                                ? entry.accepted_s
-                                : std::min(block.oldest_accepted_s, entry.accepted_s);
+  Block& block = BlockOf(entry.shard);
+  const size_t before = block.bytes();
+  block.Add(static_cast<uint8_t>(tag.action()), origins_.Code(tag.origin(), bytes_),
+            brands_.Code(product.brand_id(), bytes_),
+            categories_.Code(product.category_id(), bytes_), product.price());
+  block.Accepted(std::max(entry.accepted_s, uint32_t{1}));  // 0 says that there are none
+  bytes_ += block.bytes() - before;
   digest_.Add(router::AsBytes(entry.id), entry.tag);
-  bytes_ += kRowBytes;
+}
+
+void Segment::Merge(const Segment& other) {
+  const auto codes_of = [this](Dictionary& mine, const Dictionary& theirs) {
+    std::vector<uint32_t> codes;
+    codes.reserve(theirs.texts().size());
+    for (const std::string& text : theirs.texts()) codes.push_back(mine.Code(text, bytes_));
+    return codes;
+  };
+  const std::vector<uint32_t> origins = codes_of(origins_, other.origins_);
+  const std::vector<uint32_t> brands = codes_of(brands_, other.brands_);
+  const std::vector<uint32_t> categories = codes_of(categories_, other.categories_);
+  for (const auto& [shard, from] : other.blocks_) {
+    Block& block = BlockOf(shard);
+    const size_t before = block.bytes();
+    const size_t rows = block.action.size() + from.action.size();
+    block.action.reserve(rows);
+    block.price.reserve(rows);
+    for (CodeColumn* column : {&block.origin, &block.brand, &block.category}) column->Reserve(rows);
+    for (size_t i = 0; i < from.action.size(); ++i) {
+      block.Add(from.action[i], origins[from.origin.at(i)], brands[from.brand.at(i)],
+                categories[from.category.at(i)], from.price[i]);
+    }
+    block.Accepted(from.oldest_accepted_s);
+    bytes_ += block.bytes() - before;
+  }
+  digest_.Add(other.digest_);
 }
 
 Totals Segment::ScanBlock(const Block& block, const Codes& codes) {
   if (!codes.origin && !codes.brand && !codes.category) return block.totals[codes.action];
   Totals totals;
-  std::array<uint32_t, kChunkRows> mask;
+  std::array<uint16_t, kChunkRows> mask;
   for (size_t start = 0; start < block.action.size(); start += kChunkRows) {
     const size_t rows = std::min(kChunkRows, block.action.size() - start);
     MatchAction(block.action.data() + start, codes.action, mask.data(), rows);
-    if (codes.origin) MatchCode(block.origin.data() + start, *codes.origin, mask.data(), rows);
-    if (codes.brand) MatchCode(block.brand.data() + start, *codes.brand, mask.data(), rows);
-    if (codes.category) {
-      MatchCode(block.category.data() + start, *codes.category, mask.data(), rows);
-    }
+    if (codes.origin) block.origin.Match(start, rows, *codes.origin, mask.data());
+    if (codes.brand) block.brand.Match(start, rows, *codes.brand, mask.data());
+    if (codes.category) block.category.Match(start, rows, *codes.category, mask.data());
     int64_t sum = 0;
     AddMatches(block.price.data() + start, mask.data(), rows, &totals.count, &sum);
     totals.sum_price += static_cast<uint64_t>(sum);
@@ -283,6 +388,7 @@ absl::StatusOr<Segment> Segment::Decode(std::string_view bytes) {
     const auto rows = reader.Value<uint32_t>();
     const auto [entry, is_new] = segment.blocks_.try_emplace(shard);
     if (!is_new) return Malformed("names a shard twice");
+    if (rows == 0) return Malformed("has an empty block");
     Block& block = entry->second;
     block.oldest_accepted_s = reader.Value<uint32_t>();
     reader.Column(rows, block.action);
@@ -301,7 +407,7 @@ absl::StatusOr<Segment> Segment::Decode(std::string_view bytes) {
       block.Count(block.action[row], block.price[row]);
     }
     events += rows;
-    segment.bytes_ += kBlockBytes + rows * kRowBytes;
+    segment.bytes_ += block.bytes();
   }
   if (!reader.AtEnd()) return Malformed("is not as long as it says");
   if (events != segment.digest_.count) return Malformed("does not hold as many events as it says");

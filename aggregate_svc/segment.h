@@ -42,10 +42,38 @@ struct Totals {
   }
 };
 
+// Codes of a dictionary, one a row: of 16 bits until one does not fit, then of 32.
+class CodeColumn {
+ public:
+  void Add(uint32_t code);
+  void Reserve(size_t rows);
+  size_t size() const { return is_wide_ ? wide_.size() : narrow_.size(); }
+  size_t capacity_bytes() const {
+    return narrow_.capacity() * sizeof(uint16_t) + wide_.capacity() * sizeof(uint32_t);
+  }
+  uint32_t at(size_t row) const { return is_wide_ ? wide_[row] : narrow_[row]; }
+  bool is_wide() const { return is_wide_; }
+  // Keeps in `mask`, which is of rows [start, start + rows), those that have `code`.
+  void Match(size_t start, size_t rows, uint32_t code, uint16_t* mask) const;
+
+  std::vector<uint16_t>& narrow() { return narrow_; }
+  const std::vector<uint16_t>& narrow() const { return narrow_; }
+  // Makes it wide.
+  std::vector<uint32_t>& wide();
+  const std::vector<uint32_t>& wide() const { return wide_; }
+
+ private:
+  bool is_wide_ = false;
+  std::vector<uint16_t> narrow_;
+  std::vector<uint32_t> wide_;
+};
+
 class Segment {
  public:
   // `entry.parsed` must be set and valid (CheckTag).
   void Append(const replica::LogEntry& entry);
+  // Adds all of `other`, none of whose events may be in this one.
+  void Merge(const Segment& other);
 
   // Adds up what matches in `shards`.
   Totals Scan(absl::Span<const uint32_t> shards, const Filter& filter) const;
@@ -79,14 +107,18 @@ class Segment {
 
   struct Block {
     std::vector<uint8_t> action;
-    std::vector<uint32_t> origin;
-    std::vector<uint32_t> brand;
-    std::vector<uint32_t> category;
+    CodeColumn origin;
+    CodeColumn brand;
+    CodeColumn category;
     std::vector<int32_t> price;
     std::array<Totals, v1::Action_ARRAYSIZE> totals;  // by action
     uint32_t oldest_accepted_s = 0;
 
-    void Count(uint8_t action, int32_t price);
+    void Add(uint8_t row_action, uint32_t row_origin, uint32_t row_brand, uint32_t row_category,
+             int32_t row_price);
+    void Count(uint8_t row_action, int32_t row_price);
+    void Accepted(uint32_t accepted_s);
+    size_t bytes() const;
   };
 
   // The codes of a filter.
@@ -97,6 +129,8 @@ class Segment {
     std::optional<uint32_t> category;
   };
   static Totals ScanBlock(const Block& block, const Codes& codes);
+
+  Block& BlockOf(uint32_t shard);
 
   Dictionary origins_;
   Dictionary brands_;

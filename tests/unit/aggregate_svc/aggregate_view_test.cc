@@ -244,11 +244,22 @@ TEST_F(AggregateViewTest, ABrokenSealedSegmentIsRebuiltAtTheNextStart) {
     std::unique_ptr<rocksdb::DB> db(raw);
     for (size_t i = 0; i < names.size(); ++i) {
       if (names[i] != "view") continue;
-      std::string value;
-      ASSERT_TRUE(db->Get({}, handles[i], replica::MinuteKey(3), &value).ok());
+      std::unique_ptr<rocksdb::Iterator> it(db->NewIterator({}, handles[i]));
+      it->Seek(replica::MinuteKey(3));
+      ASSERT_TRUE(it->Valid());
+      std::string value = it->value().ToString();
       value[value.size() / 2] ^= 1;
-      ASSERT_TRUE(db->Put({}, handles[i], replica::MinuteKey(3), value).ok());
-      ASSERT_TRUE(db->Delete({}, handles[i], replica::MinuteKey(4)).ok());
+      ASSERT_TRUE(db->Put({}, handles[i], it->key(), value).ok());
+      it->Seek(replica::MinuteKey(4));
+      ASSERT_TRUE(it->Valid());
+      ASSERT_TRUE(db->Delete({}, handles[i], it->key()).ok());
+      // One too many: counted twice if it were believed.
+      it->Seek(replica::MinuteKey(5));
+      ASSERT_TRUE(it->Valid());
+      ASSERT_TRUE(db->Put({}, handles[i],
+                          it->key().ToString().substr(0, 8) + "\xff\xff\xff\xff\x01\x01\x01\x01",
+                          it->value())
+                      .ok());
       ASSERT_TRUE(db->Put({}, handles[i], "no minute", "nothing").ok());
     }
     for (auto* handle : handles) ASSERT_TRUE(db->DestroyColumnFamilyHandle(handle).ok());
