@@ -3,8 +3,8 @@
 // Tells ThreadSanitizer what a gRPC call orders. The packaged gRPC is built without the sanitizer,
 // so that all that was prepared before an operation looks unordered to the callback of its end.
 // gRPC++ takes a reference to the call when it fills an operation and returns it just before the
-// callback: what went before the first is seen after the second, for operations of one call. Only in
-// builds with ALLEZON_SANITIZE=thread; the definitions are found before those of gRPC's shared
+// callback: what went before the first is seen after the second, for operations of one call. Only
+// in builds with ALLEZON_SANITIZE=thread; the definitions are found before those of gRPC's shared
 // library, which they call.
 #include <dlfcn.h>
 #include <grpc/grpc.h>
@@ -28,9 +28,8 @@ extern "C" {
 // Between the two on a server's call: the batch that a handler starts after it made its reactor.
 grpc_call_error grpc_call_start_batch(grpc_call* call, const grpc_op* ops, size_t count, void* tag,
                                       void* reserved) {
-  static auto* const real =
-      Real<grpc_call_error(grpc_call*, const grpc_op*, size_t, void*, void*)>(
-          "grpc_call_start_batch");
+  static auto* const real = Real<grpc_call_error(grpc_call*, const grpc_op*, size_t, void*, void*)>(
+      "grpc_call_start_batch");
   __tsan_release(call);
   return real(call, ops, count, tag, reserved);
 }
