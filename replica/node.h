@@ -31,6 +31,10 @@ struct NodeContext {
   router::Channels* channels = nullptr;  // of this service; has the placement
   router::Writer* writer = nullptr;      // to the owners of any shard, this node included
   absl::Duration future_max;             // tags further ahead of the wall clock are refused
+  // OK where this node may answer reads of the shard, `for_quorum`: as one answer of a quorum.
+  // kUnavailable says why not. Asked before a read and again after it, since a node that was paused
+  // in between may have missed what was acknowledged meanwhile.
+  std::function<absl::Status(ShardId shard, bool for_quorum)> check_readable;
 
   const router::Placement& placement() const { return channels->placement(); }
 };

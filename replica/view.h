@@ -12,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
+#include "allezon/v1/replica.pb.h"
 #include "allezon/v1/tag.pb.h"
 #include "replica/digest.h"
 #include "router/shard.h"
@@ -88,6 +89,21 @@ class View {
   virtual void StageTakeMinute(int64_t minute, uint32_t taken_through_s,
                                rocksdb::WriteBatch& batch) = 0;
   virtual void MinuteTaken(int64_t minute, uint32_t taken_through_s) = 0;
+  // Rows that the view keeps although retention took their events, to hand them to an empty
+  // replica: those of the shard with keys after `after_key` (empty: from the first), in order,
+  // about `bytes_max` at most; `has_more` where rows are left. Thread-safe. Views that keep none
+  // have nothing to override.
+  virtual absl::Status ReadRows(ShardId, std::string_view /*after_key*/, size_t /*bytes_max*/,
+                                std::vector<v1::ViewRow>* /*rows*/, bool* has_more) const {
+    *has_more = false;
+    return absl::OkStatus();
+  }
+  // Adds such rows to the batch; putting one again changes nothing. kInvalidArgument: no such rows.
+  virtual absl::Status StageRows(ShardId, absl::Span<const v1::ViewRow> rows,
+                                 rocksdb::WriteBatch&) {
+    return rows.empty() ? absl::OkStatus()
+                        : absl::InvalidArgumentError("this view keeps no rows of its own");
+  }
   // Called about once a second by a background thread, for what needs no hurry (sealing, …).
   virtual void Tick() = 0;
   // Flushes what it holds; nothing is called afterwards.

@@ -21,7 +21,8 @@ uint64_t Weight(ShardId shard, std::string_view instance_id) {
 }
 
 uint64_t VersionOf(const Placement& placement) {
-  std::string text = absl::StrCat("1|", placement.shards(), "|", placement.replication_factor);
+  std::string text = absl::StrCat("2|", placement.shards(), "|", placement.replication_factor, "|",
+                                  placement.write_quorum);
   for (const Instance& instance : placement.instances) {
     absl::StrAppend(&text, "|", instance.id, "=", instance.address, "/", instance.zone);
   }
@@ -125,7 +126,7 @@ absl::StatusOr<std::vector<Instance>> ParseInstances(std::string_view list) {
 }
 
 absl::StatusOr<Placement> MakePlacement(std::vector<Instance> instances, uint32_t shards,
-                                        uint32_t replication_factor) {
+                                        uint32_t replication_factor, uint32_t write_quorum) {
   if (shards < 1 || shards > kShardsMax) {
     return absl::InvalidArgumentError(
         absl::StrCat(shards, " shards: 1 to ", kShardsMax, " are possible"));
@@ -138,10 +139,16 @@ absl::StatusOr<Placement> MakePlacement(std::vector<Instance> instances, uint32_
                                                    " needs as many instances; there are ",
                                                    instances.size()));
   }
+  if (write_quorum > replication_factor) {
+    return absl::InvalidArgumentError(absl::StrCat("a write quorum of ", write_quorum,
+                                                   " needs as many replicas; there are ",
+                                                   replication_factor));
+  }
   std::sort(instances.begin(), instances.end(),
             [](const Instance& a, const Instance& b) { return a.id < b.id; });
   Placement placement;
   placement.replication_factor = replication_factor;
+  placement.write_quorum = write_quorum != 0 ? write_quorum : replication_factor / 2 + 1;
   const double mean =
       static_cast<double>(shards) * replication_factor / static_cast<double>(instances.size());
   const auto bound = static_cast<size_t>(std::ceil(mean * kLoadSlack));

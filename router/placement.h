@@ -39,9 +39,12 @@ struct Replica {
 struct Placement {
   uint64_t version = 0;
   uint32_t replication_factor = 1;
-  std::vector<Instance> instances;             // sorted by id
+  uint32_t write_quorum = 1;        // replicas that must have a tag before it is acknowledged
+  std::vector<Instance> instances;  // sorted by id
   std::vector<std::vector<Replica>> replicas;  // by shard, the preferred coordinator first
 
+  // Answers of a read that see whatever any write quorum has.
+  uint32_t read_quorum() const { return replication_factor - write_quorum + 1; }
   uint32_t shards() const { return static_cast<uint32_t>(replicas.size()); }
   // Index into `instances`, or -1.
   int IndexOf(std::string_view id) const;
@@ -55,10 +58,11 @@ absl::StatusOr<std::vector<Instance>> ParseInstances(std::string_view list);
 // both), and the shard goes to the heaviest `replication_factor` instances, zones apart, that are
 // not yet at the bound of kLoadSlack times the mean. A pure function: the same on every machine, in
 // whatever order the instances are given. Adding or removing one of n moves about 1/n of the
-// replicas. The version is a hash of the arguments. kInvalidArgument where there are fewer
-// instances than replicas.
+// replicas. The version is a hash of the arguments. `write_quorum` 0: a majority of the replicas.
+// kInvalidArgument where there are fewer instances than replicas, or fewer replicas than the
+// quorum.
 inline constexpr double kLoadSlack = 1.1;
 absl::StatusOr<Placement> MakePlacement(std::vector<Instance> instances, uint32_t shards,
-                                        uint32_t replication_factor);
+                                        uint32_t replication_factor, uint32_t write_quorum = 0);
 
 }  // namespace allezon::router

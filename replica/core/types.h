@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The words of the core: times, names, and what it wants done.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "allezon/v1/replica.pb.h"
+#include "replica/digest.h"
+#include "router/shard.h"
+#include "router/writer.h"
+
+namespace allezon::replica {
+
+using router::EventId;
+using router::EventRef;
+using router::ShardId;
+
+// Microseconds of a clock of this process that never goes back and goes on while it is stopped.
+using Instant = int64_t;
+inline constexpr Instant kNever = std::numeric_limits<Instant>::min();
+
+using WriteId = uint64_t;    // the caller's
+using BatchId = uint64_t;    // of a peer's lane
+using CallId = uint64_t;     // of polls and sync
+using StorageId = uint64_t;  // of operations that the core asked for
+
+inline constexpr Instant kTickUs = 20'000;
+
+struct CoreOptions {
+  uint32_t self = 0;          // index into the placement's instances
+  uint32_t write_quorum = 1;  // replicas that must have a tag before it is acknowledged
+  uint64_t incarnation = 1;   // new each time the node starts
+
+  // Reads are answered while all that was acknowledged up to so long ago is surely here. Below the
+  // 10 s after which every acknowledged tag must be visible.
+  Instant staleness_max_us = 5'000'000;
+  Instant poll_period_us = 500'000;
+  Instant poll_timeout_us = 1'000'000;
+  // A peer that vouched for nothing newer counts as silent, and what it coordinated is looked for
+  // at the others.
+  Instant silent_after_us = 2'000'000;
+  // Every pair of replicas compares everything this often.
+  Instant sync_period_us = 600'000'000;
+  // Between the starts of two sessions with the same peer; doubles up to the second while they
+  // follow each other.
+  Instant sync_pause_min_us = 200'000;
+  Instant sync_pause_max_us = 5'000'000;
+  Instant sync_timeout_us = 5'000'000;  // of one call
+  // What sessions may bring in a second, all together, so that they leave room for what comes in.
+  uint64_t sync_bytes_per_second = 64 << 20;
+  uint32_t sync_sessions_max = 2;
+  uint32_t sync_shards_max = 16;  // of one session
+
+  uint32_t writes_pending_max = 20'000;
+  // Of a peer's lane.
+  uint32_t lane_batches_in_flight_max = 2;
+  uint32_t lane_batch_events_max = 1'000;
+  uint64_t lane_batch_bytes_max = 1 << 20;
+  // What a peer is owed after its writers were answered; beyond, it is forgotten and left to a
+  // sync.
+  uint64_t lane_owed_events_max = 200'000;
+  uint64_t lane_owed_bytes_max = 64 << 20;
+  Instant lane_retry_min_us = 20'000;
+  Instant lane_retry_max_us = 500'000;
+  Instant lane_timeout_us = 1'000'000;  // of one batch
+};
+
+// The digests of this node's own set, as of now; what was committed is in them.
+class DigestSource {
+ public:
+  virtual ~DigestSource() = default;
+  virtual Digest ShardDigest(ShardId shard) const = 0;
+  virtual Digest HourDigest(ShardId shard, int64_t hour) const = 0;
+  virtual Digest MinuteDigest(ShardId shard, int64_t minute) const = 0;
+};
+
+// The outcome of one event of a write: OK, or why not. An event that failed may be stored.
+struct WriteOutcome {
+  WriteId id = 0;
+  // Empty: every event is durable on a write quorum. Else by event.
+  std::vector<absl::Status> failures;
+};
+
+using PeerRequest = std::variant<v1::PollRequest, v1::ReadDigestsRequest, v1::ReadIdsRequest,
+                                 v1::ReadEventsRequest, v1::ReadTakenRequest, v1::ReadRowsRequest>;
+using PeerResponse =
+    std::variant<v1::PollResponse, v1::ReadDigestsResponse, v1::ReadIdsResponse,
+                 v1::ReadEventsResponse, v1::ReadTakenResponse, v1::ReadRowsResponse>;
+
+// Which of `ids` (16 bytes each) the log of the shard's minute lacks. What retention took is not
+// missing: ids whose accepted_s is not after taken_through_s of the minute.
+struct FindMissing {
+  ShardId shard = 0;
+  int64_t minute = 0;
+  std::string ids;
+  std::vector<uint32_t> accepted_s;
+};
+// Commit events that a peer had.
+struct StoreEvents {
+  std::vector<v1::Event> events;
+};
+// Take the minutes that a peer has taken, where this node's clock agrees that they are old enough.
+struct AdoptTaken {
+  std::vector<v1::TakenMinute> minutes;
+};
+// Put rows that a peer's view keeps.
+struct StoreRows {
+  ShardId shard = 0;
+  std::vector<v1::ViewRow> rows;
+};
+// Record on disk that this node is a full replica of the shards.
+struct RecordJoined {
+  std::vector<ShardId> shards;
+};
+using StorageRequest = std::variant<FindMissing, StoreEvents, AdoptTaken, StoreRows, RecordJoined>;
+
+// What the core wants done; each call adds to it, and the caller does it in order.
+struct Actions {
+  struct Replicate {
+    uint32_t peer = 0;
+    BatchId batch = 0;
+    Instant timeout_us = 0;
+    std::vector<EventRef> events;
+  };
+  struct Call {
+    uint32_t peer = 0;
+    CallId id = 0;
+    Instant timeout_us = 0;
+    PeerRequest request;
+  };
+  struct Storage {
+    StorageId id = 0;
+    StorageRequest request;
+  };
+
+  std::vector<WriteOutcome> outcomes;
+  std::vector<Replicate> replicate;
+  std::vector<Call> calls;
+  std::vector<Storage> storage;
+
+  bool empty() const {
+    return outcomes.empty() && replicate.empty() && calls.empty() && storage.empty();
+  }
+};
+
+struct CoreStats {
+  uint64_t writes_pending = 0;
+  uint64_t owed_events = 0;  // to all peers, in flight included
+  uint64_t owed_bytes = 0;
+  uint64_t owed_events_most = 0;  // the peer that is owed most
+  uint64_t lanes_dropped = 0;     // times that a lane forgot what it owed
+  uint64_t sessions_started = 0;
+  uint64_t sessions_ended = 0;
+  uint64_t sessions_failed = 0;
+  uint64_t sync_events = 0;  // pulled
+  uint64_t sync_bytes = 0;
+  uint32_t shards_serving = 0;
+  uint32_t shards_unjoined = 0;
+  Instant staleness_us = 0;  // of the shard that is furthest behind
+};
+
+}  // namespace allezon::replica
