@@ -10,6 +10,14 @@
 #include "replica/store_internal.h"
 
 namespace allezon::replica {
+namespace {
+
+// A minute is taken when its newest event is older than the retention and this share of it more.
+// Copies of one keyed event may carry acceptances that differ by what a client waits between its
+// tries; up to the margin they are all covered by what is recorded as taken, on every replica.
+constexpr int kMarginDivisor = 24;
+
+}  // namespace
 
 bool Store::Maintain() {
   // RocksDB refuses all writes after one failed; once the cause has gone (room on the disk), it
@@ -23,7 +31,10 @@ bool Store::Maintain() {
 
 bool Store::MinuteToTake(int64_t* minute, uint32_t* taken_through_s) const {
   const int64_t newest_ms = NewestTimeMs();
-  const int64_t oldest_kept_s = absl::ToUnixSeconds(options_.clock() - options_.retention);
+  const absl::Time oldest_kept = options_.clock() - options_.retention;
+  const int64_t through_s = absl::ToUnixSeconds(oldest_kept);
+  const int64_t oldest_left_s =
+      absl::ToUnixSeconds(oldest_kept - options_.retention / kMarginDivisor);
   absl::MutexLock lock(&mutex_);
   for (const auto& [candidate, shards] : buckets_.minutes()) {
     if ((candidate + 1) * router::kMinuteMs >
@@ -34,9 +45,10 @@ bool Store::MinuteToTake(int64_t* minute, uint32_t* taken_through_s) const {
     for (const auto& [shard, bucket] : shards) {
       newest_accepted_s = std::max(newest_accepted_s, bucket.newest_accepted_s);
     }
-    if (newest_accepted_s >= oldest_kept_s) continue;
+    if (newest_accepted_s >= oldest_left_s) continue;
     *minute = candidate;
-    *taken_through_s = newest_accepted_s;
+    // Above its newest acceptance, and fits: it is between that and now.
+    *taken_through_s = static_cast<uint32_t>(through_s);
     return true;
   }
   return false;
