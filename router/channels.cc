@@ -123,7 +123,7 @@ struct Channels::Impl {
   }
 
   std::vector<std::shared_ptr<grpc::Channel>> channels;
-  std::vector<std::unique_ptr<Circuit>> circuits;
+  std::vector<std::shared_ptr<Circuit>> circuits;
   absl::Mutex mutex;
   bool stopping ABSL_GUARDED_BY(mutex) = false;
   int probing ABSL_GUARDED_BY(mutex) = 0;
@@ -134,7 +134,7 @@ Channels::Channels(Placement placement, std::string_view service)
     : placement_(std::move(placement)), impl_(std::make_unique<Impl>()) {
   for (const Instance& instance : placement_.instances) {
     impl_->channels.push_back(Connect(instance));
-    impl_->circuits.push_back(std::make_unique<Circuit>(
+    impl_->circuits.push_back(std::make_shared<Circuit>(
         rpc::MakeGauge("allezon_router_circuit_open",
                        "1 while the instance is the last choice since it gave no sign of life.",
                        {{"service", std::string(service)}, {"instance", instance.id}})));
@@ -144,7 +144,9 @@ Channels::Channels(Placement placement, std::string_view service)
 
 Channels::~Channels() { impl_->Stop(); }
 
-Circuit& Channels::CircuitOf(uint32_t instance) const { return *impl_->circuits[instance]; }
+const std::shared_ptr<Circuit>& Channels::CircuitOf(uint32_t instance) const {
+  return impl_->circuits[instance];
+}
 
 const std::shared_ptr<grpc::Channel>& Channels::To(uint32_t instance) const {
   return impl_->channels[instance];

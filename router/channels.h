@@ -33,7 +33,8 @@ class Channels {
   const std::shared_ptr<grpc::Channel>& To(uint32_t instance) const;
   // The circuit of that instance; while it is open a probe looks every kProbeInterval whether the
   // instance answers again.
-  Circuit& CircuitOf(uint32_t instance) const;
+  // Shared with calls that outlive it.
+  const std::shared_ptr<Circuit>& CircuitOf(uint32_t instance) const;
 
   // OK when every shard has a replica whose health service says SERVING, asked now; else
   // kUnavailable that says how many shards have none.

@@ -44,7 +44,7 @@ Lane::Lane(std::string_view service, Channels& channels, uint32_t instance, std:
       instance_(instance),
       method_(std::move(method)),
       options_(options),
-      circuit_(channels.CircuitOf(instance)),
+      circuit_(*channels.CircuitOf(instance)),
       pace_(pace),
       owner_(owner),
       stub_(std::shared_ptr<grpc::Channel>(channels.To(instance))),

@@ -109,7 +109,7 @@ class LaneWriter final : public Writer, private Lane::Owner {
     return (write.tried >> std::min<size_t>(i, 63) & 1) != 0;
   }
   bool IsOpen(const Replica& replica) const {
-    return channels_.CircuitOf(replica.instance).is_open();
+    return channels_.CircuitOf(replica.instance)->is_open();
   }
 
   // The replica to try, as an index into those of the shard: the first one, in the order of the

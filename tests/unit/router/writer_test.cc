@@ -191,10 +191,10 @@ class WriterTest : public testing::Test {
 
   void AwaitCircuit(uint32_t instance, bool open) {
     const absl::Time deadline = absl::Now() + absl::Seconds(20);
-    while (channels_->CircuitOf(instance).is_open() != open && absl::Now() < deadline) {
+    while (channels_->CircuitOf(instance)->is_open() != open && absl::Now() < deadline) {
       absl::SleepFor(absl::Milliseconds(1));
     }
-    EXPECT_EQ(channels_->CircuitOf(instance).is_open(), open);
+    EXPECT_EQ(channels_->CircuitOf(instance)->is_open(), open);
   }
 
   absl::Status WriteOne(absl::Duration timeout = absl::Seconds(10)) {
@@ -359,7 +359,7 @@ TEST_F(WriterTest, ANodeThatHangsIsOvertakenAndItsLateAnswerIsNotTold) {
   for (int i = 0; i < 9; ++i) writer_->Write(MakeEventOf(0), deadline, outcomes);
   for (const absl::Status& status : outcomes->Await(10)) EXPECT_TRUE(status.ok()) << status;
   EXPECT_EQ(replicas_[0]->batches().size(), 1u) << "what waited behind it went elsewhere";
-  EXPECT_TRUE(channels_->CircuitOf(0).is_open());
+  EXPECT_TRUE(channels_->CircuitOf(0)->is_open());
   // New ones do not wait for the hung one at all.
   writer_->Write(MakeEventOf(0), deadline, outcomes);
   outcomes->Await(11);
@@ -399,7 +399,7 @@ TEST_F(WriterTest, ACircuitOpensForANodeThatIsGoneAndClosesOnceItIsBack) {
   writer_->Write(MakeEventOf(0), deadline, outcomes);
   EXPECT_TRUE(outcomes->Await(1)[0].ok());
   AwaitCircuit(0, true);
-  EXPECT_FALSE(channels_->CircuitOf(1).is_open());
+  EXPECT_FALSE(channels_->CircuitOf(1)->is_open());
   servers_[0] = StartServer(0, address);
   AwaitCircuit(0, false);  // by a probe: nothing else is sent there
   writer_->Write(MakeEventOf(0), deadline, outcomes);
@@ -415,7 +415,7 @@ TEST_F(WriterTest, AnEventThatANodeHasNoQuorumForIsStoredByTheNextOne) {
     auto group = std::make_shared<WriteGroup>(1);
     writer_->Write(MakeEventOf(0), absl::Now() + absl::Seconds(30), group);
     EXPECT_TRUE(group->Wait(absl::InfiniteFuture()).ok());
-    EXPECT_FALSE(channels_->CircuitOf(0).is_open()) << "it is alive";
+    EXPECT_FALSE(channels_->CircuitOf(0)->is_open()) << "it is alive";
   }
   EXPECT_EQ(replicas_[0]->ids().size(), 3u);
 }
