@@ -10,14 +10,10 @@ namespace allezon::sim {
 // splitmix64.
 class Random {
  public:
-  explicit Random(uint64_t seed) : state_(seed * 0x9e3779b97f4a7c15u + 0x1234567u) {}
+  // Streams of neighbouring seeds must not be shifts of each other.
+  explicit Random(uint64_t seed) : state_(Mix(seed ^ 0x5851f42d4c957f2du)) {}
 
-  uint64_t Next() {
-    uint64_t z = (state_ += 0x9e3779b97f4a7c15u);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-  }
+  uint64_t Next() { return Mix(state_ += 0x9e3779b97f4a7c15u); }
   // 0 to n-1.
   uint64_t Below(uint64_t n) { return Next() % n; }
   // Both ends included.
@@ -30,6 +26,12 @@ class Random {
   int64_t Skewed(int64_t low, int64_t high);
 
  private:
+  static uint64_t Mix(uint64_t z) {
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+  }
+
   uint64_t state_;
 };
 
