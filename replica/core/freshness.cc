@@ -111,6 +111,7 @@ Instant Freshness::AsOf(ShardId shard, uint32_t coordinator) const {
 }
 
 void Freshness::Advance(ShardId shard) {
+  if (others_needed_ == 0) return;  // there is nothing to find out
   Instant earliest = std::numeric_limits<Instant>::max();
   ForEachOther(shard, [&](uint32_t other) { earliest = std::min(earliest, AsOf(shard, other)); });
   complete_[shard] = std::max(complete_[shard], earliest);

@@ -155,8 +155,13 @@ TEST_F(FreshnessTest, AnEmptyDiskIsWholeAfterOneMoreThanUsual) {
 TEST(FreshnessOfTwoTest, WhereEveryReplicaIsInEveryQuorumNothingCanBeMissing) {
   const CoreOptions options = {.self = 0, .write_quorum = 2};
   const router::Placement placement = Replicas(2, 2);
-  const Freshness freshness(options, placement);
+  Freshness freshness(options, placement);
   EXPECT_EQ(freshness.CompleteAsOf(0, 77), 77);
+  v1::PollResponse response;
+  response.set_incarnation(1);
+  freshness.Polled(1, response, 80, 82);
+  freshness.Synced(1, 0, 83, freshness.KnownOf(1), 1, std::make_shared<std::vector<uint64_t>>(2));
+  EXPECT_EQ(freshness.CompleteAsOf(0, 90), 90);
 }
 
 }  // namespace
