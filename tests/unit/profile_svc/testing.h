@@ -51,6 +51,7 @@ class FakeLog final : public replica::LogReader {
     return absl::OkStatus();
   }
   replica::Digest MinuteDigest(int64_t) const override { return {}; }
+  replica::Digest BucketDigest(int64_t, replica::ShardId) const override { return {}; }
   std::vector<int64_t> Minutes() const override { return {}; }
   uint32_t TakenThroughS(int64_t) const override { return 0; }
   int64_t NewestTimeMs() const override { return newest_time_ms; }
