@@ -48,6 +48,8 @@ struct MinuteAnswer {
   Totals totals;
   uint32_t taken_through_s = 0;
   uint32_t oldest_accepted_s = 0;
+  uint64_t rows = 0;       // events that were looked at, filters aside
+  replica::Digest digest;  // of the same; only where it was asked for
 };
 
 class AggregateView final : public replica::View {
@@ -68,9 +70,11 @@ class AggregateView final : public replica::View {
 
   // One answer for each minute of [from, to), each as of one moment. kUnavailable where a minute
   // cannot be read just now (it is being taken away, or the disk fails): never less than all.
-  // Thread-safe.
+  // With `with_digests` each answer says which set it is of; kUnavailable also where events come in
+  // too fast for that. Thread-safe.
   absl::StatusOr<std::vector<MinuteAnswer>> Scan(absl::Span<const uint32_t> shards, int64_t from,
-                                                 int64_t to, const Filter& filter);
+                                                 int64_t to, const Filter& filter,
+                                                 bool with_digests = false);
 
   // What the segments in memory take. Thread-safe.
   size_t resident_bytes() const {
@@ -110,6 +114,10 @@ class AggregateView final : public replica::View {
 
   absl::StatusOr<MinuteAnswer> ScanMinute(int64_t number, absl::Span<const uint32_t> shards,
                                           const Filter& filter);
+  // The same with its digest.
+  absl::StatusOr<MinuteAnswer> ScanSet(int64_t number, absl::Span<const uint32_t> shards,
+                                       const Filter& filter);
+  replica::Digest LogDigest(int64_t number, absl::Span<const uint32_t> shards) const;
   // Fills `minute` from the log again after a sealed segment of it could not be read. kAborted:
   // it changed meanwhile and may do now.
   absl::Status Repair(const MinuteRef& minute);

@@ -117,6 +117,9 @@ class Store final : public LogReader, public DigestSource {
   absl::Status ReadMinute(int64_t minute,
                           const std::function<void(const LogEntry&)>& visit) const override;
   Digest MinuteDigest(int64_t minute) const override;
+  Digest BucketDigest(int64_t minute, ShardId shard) const override {
+    return BucketOf(minute, shard).digest;
+  }
   std::vector<int64_t> Minutes() const override;
   uint32_t TakenThroughS(int64_t minute) const override;
   int64_t NewestTimeMs() const override;

@@ -51,6 +51,8 @@ class LogReader {
   // The digest of the minute over all shards of this node: the sum of the digests of its (shard,
   // minute) buckets, as of what is committed.
   virtual Digest MinuteDigest(int64_t minute) const = 0;
+  // The digest of one of those buckets.
+  virtual Digest BucketDigest(int64_t minute, ShardId shard) const = 0;
   // Minutes that hold anything, in order.
   virtual std::vector<int64_t> Minutes() const = 0;
   // Up to which acceptance (seconds since 1970) retention took the events of the minute; 0 where it

@@ -95,6 +95,28 @@ TEST_F(ViewContractTest, AMinuteOnItsWayOutIsNeverAnsweredAsZeros) {
   EXPECT_TRUE(db_.Stored().empty());
 }
 
+TEST_F(ViewContractTest, AnAnswerSaysWhichSetItIsOf) {
+  db_.Commit(Tags(7, 100, 2));
+  db_.view().Tick();
+  db_.Commit(Tags(7, 10, 2));
+  db_.Commit(MakeOwned(7, kShard, v1::ACTION_BUY, "other", "b", "c", 5));
+  db_.Commit(MakeOwned(7, kShard + 1, v1::ACTION_VIEW, "o", "b", "c", 5));
+  const auto answers = db_.view().Scan({kShard}, 7, 9, kViewsOfO, /*with_digests=*/true);
+  ASSERT_TRUE(answers.ok()) << answers.status();
+  EXPECT_EQ((*answers)[0].totals.count, 110u);
+  EXPECT_EQ((*answers)[0].digest.count, 111u) << "filters aside, of this shard";
+  EXPECT_EQ((*answers)[0].digest, db_.log().BucketDigest(7, kShard));
+  EXPECT_EQ((*answers)[1].digest, replica::Digest());
+}
+
+TEST_F(ViewContractTest, BetweenACommitAndItsViewThereIsNoSetToSpeakOf) {
+  db_.Commit(Tags(7, 100, 2));
+  db_.log().Add(Tag(7, 2));
+  const auto answers = db_.view().Scan({kShard}, 7, 8, kViewsOfO, /*with_digests=*/true);
+  EXPECT_EQ(answers.status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(Ask(db_, 7).totals.count, 100u);
+}
+
 TEST_F(ViewContractTest, WhatCameAfterTheTakenOnesStays) {
   for (const bool sealed : {true, false}) {
     const int64_t minute = sealed ? 7 : 8;
