@@ -423,7 +423,11 @@ void AggregateView::StageTakeMinute(int64_t number, uint32_t, rocksdb::WriteBatc
   sealed_.StageRemove(number, minute->sealed, batch);
 }
 
-void AggregateView::MinuteTaken(int64_t number, uint32_t) {
+void AggregateView::Removed(absl::Span<const int64_t> minutes) {
+  for (const int64_t number : minutes) Refill(number);
+}
+
+void AggregateView::Refill(int64_t number) {
   const MinuteRef minute = Find(number);
   if (minute == nullptr) return;
   bool has_rest = false;
@@ -447,7 +451,7 @@ void AggregateView::MinuteTaken(int64_t number, uint32_t) {
         minute->open = *std::move(rest);
       } else {
         minute->lost = absl::UnavailableError(rest.status().ToString());
-        rpc::LogError("what retention left of a minute cannot be read",
+        rpc::LogError("what the log holds of a minute cannot be read",
                       {{"minute", number}, {"detail", rest.status().ToString()}});
       }
     }

@@ -61,10 +61,14 @@ class AggregateView final : public replica::View {
   absl::Status Open(const replica::ViewContext& context) override;
   void Stage(absl::Span<const replica::LogEntry>, rocksdb::WriteBatch&) override {}
   void Committed(absl::Span<const replica::LogEntry> entries) override;
+  // A segment cannot lose a row, so the minute is rebuilt; where a crash comes first, the next
+  // start does it.
+  void StageRemove(const replica::LogEntry&, rocksdb::WriteBatch&) override {}
+  void Removed(absl::Span<const int64_t> minutes) override;
   void StageTakeMinute(int64_t minute, uint32_t taken_through_s,
                        rocksdb::WriteBatch& batch) override;
   // No commit to the minute may be under way; what the log still holds of it stays.
-  void MinuteTaken(int64_t minute, uint32_t taken_through_s) override;
+  void MinuteTaken(int64_t minute, uint32_t) override { Refill(minute); }
   void Tick() override;
   void Close() override;
 
@@ -118,6 +122,8 @@ class AggregateView final : public replica::View {
   absl::StatusOr<MinuteAnswer> ScanSet(int64_t number, absl::Span<const uint32_t> shards,
                                        const Filter& filter);
   replica::Digest LogDigest(int64_t number, absl::Span<const uint32_t> shards) const;
+  // Empties the minute and fills it with what the log holds of it.
+  void Refill(int64_t number);
   // Fills `minute` from the log again after a sealed segment of it could not be read. kAborted:
   // it changed meanwhile and may do now.
   absl::Status Repair(const MinuteRef& minute);

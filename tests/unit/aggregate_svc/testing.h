@@ -62,6 +62,12 @@ class MapLog final : public replica::LogReader {
     absl::MutexLock lock(&mutex_);
     minutes_[event->entry.minute].push_back(std::move(event));
   }
+  void Remove(int64_t minute, const replica::EventId& id) {
+    absl::MutexLock lock(&mutex_);
+    auto& events = minutes_[minute];
+    std::erase_if(events, [&](const auto& event) { return event->entry.id == id; });
+    if (events.empty()) minutes_.erase(minute);
+  }
   // The log's half of what retention does; `taken` is told apart, as it is in the store.
   void Take(int64_t minute, uint32_t through_s) {
     absl::MutexLock lock(&mutex_);

@@ -136,6 +136,49 @@ TEST_F(ViewContractTest, WhatCameAfterTheTakenOnesStays) {
   }
 }
 
+TEST_F(ViewContractTest, AnEventThatMadeWayForAnotherIsNoLongerCounted) {
+  for (const bool sealed : {true, false}) {
+    for (const int64_t to : {7, 9}) {  // the other one in the same minute, or in a later one
+      const int64_t from = 7;
+      db_.Commit(Tags(from, 10, 1));
+      auto old = Tag(from, 100);
+      const replica::EventId id = old->entry.id;
+      db_.Commit(std::move(old));
+      if (sealed) db_.view().Tick();
+      const uint64_t before_from = Ask(db_, from).totals.sum_price;
+      const uint64_t before_to = Ask(db_, to).totals.sum_price;
+      // As the store does it: the log, then what is new, then what was lost.
+      auto rival = Tag(to, 5);
+      rival->entry.id = id;
+      db_.log().Remove(from, id);
+      db_.Commit(std::move(rival));
+      db_.view().Removed({from});
+      for (int round = 0; round < 3; ++round) {
+        EXPECT_EQ(Ask(db_, from).totals.sum_price, before_from - 100 + (to == from ? 5 : 0));
+        if (to != from) {
+          EXPECT_EQ(Ask(db_, to).totals.sum_price, before_to + 5);
+        }
+        db_.Restart(round % 2 == 0);
+      }
+    }
+  }
+}
+
+TEST_F(ViewContractTest, AMinuteThatLostItsOnlyEventIsEmptyAlsoWhereACrashComesFirst) {
+  for (const bool told : {true, false}) {
+    auto only = Tag(7, 100);
+    const replica::EventId id = only->entry.id;
+    db_.Commit(std::move(only));
+    db_.view().Tick();
+    db_.log().Remove(7, id);
+    if (told) db_.view().Removed({7});
+    db_.Restart(told);
+    EXPECT_EQ(Ask(db_, 7).totals.count, 0u);
+    EXPECT_TRUE(db_.Stored().empty());
+    EXPECT_EQ(db_.view().resident_minutes(), 0u);
+  }
+}
+
 TEST_F(ViewContractTest, ABrokenValueIsRebuiltFromTheLogWhileItRuns) {
   db_.Commit(Tags(7, 300, 2));
   db_.view().Tick();
