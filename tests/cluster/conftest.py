@@ -47,7 +47,8 @@ def _run(options, failed):
 
 @pytest.fixture(scope="session")
 def cluster(request):
-    yield from _run({}, lambda: request.session.stash.get(FAILED, False))
+    # Replicated, so that whatever the tests of the surface ask holds for replicas.
+    yield from _run({"rf": 3}, lambda: request.session.stash.get(FAILED, False))
 
 
 @pytest.fixture
