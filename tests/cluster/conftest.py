@@ -56,6 +56,12 @@ def gateway(cluster):
     return Gateway(cluster.http[0])
 
 
+@pytest.fixture(scope="module")
+def module_cluster(request):
+    """For the tests of a file that break its nodes and put them back; two gateways."""
+    yield from _run({"gateways": 2}, lambda: request.session.stash.get(FAILED, False))
+
+
 @pytest.fixture
 def fresh_cluster(request):
     started = []

@@ -124,14 +124,15 @@ class RunningCluster(local_cluster.Cluster):
 
         def done():
             for service in ("profile", "aggregate"):
-                counts[service] = {id_: self._events_or_none(id_) for id_ in self.ids(service)}
+                counts[service] = {id_: self.events_or_none(id_) for id_ in self.ids(service)}
             return all(len(set(of.values())) == 1 and None not in of.values()
                        for of in counts.values())
 
         wait_until(done, timeout_s, lambda: f"the replicas do not become equal: {counts}")
         return {service: next(iter(of.values())) for service, of in counts.items()}
 
-    def _events_or_none(self, id_):
+    def events_or_none(self, id_):
+        """None where the node does not answer."""
         try:
             return self.events(id_)
         except OSError:  # urllib's errors are, too
