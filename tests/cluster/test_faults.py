@@ -10,5 +10,5 @@ from running import SHORT
 
 @pytest.mark.parametrize("kind", ["kill", "term", "stop", "wipe", "all", "gateway"] if not SHORT else ["kill", "wipe", "stop"])
 def test_under_load(fresh_cluster, kind):
-    seconds = 24 if SHORT else 20
+    seconds = 24 if SHORT else 14
     run_short(fresh_cluster(gateways=2), kind, seconds, every_s=7 if kind == "stop" else 5)
