@@ -29,7 +29,7 @@ Meters& TheMeters() {
 Committer::Committer(Store& store, CommitterOptions options, std::function<void()> tick)
     : store_(store), options_(options), tick_(std::move(tick)) {
   TheMeters();
-  thread_ = std::thread([this] { Run(); });
+  thread_ = std::thread([this] { RunWork(); });
   tick_thread_ = std::thread([this] { RunTicks(); });
 }
 
@@ -48,6 +48,17 @@ absl::Status Committer::Submit(std::unique_ptr<Submission> submission) {
   return absl::OkStatus();
 }
 
+absl::Status Committer::Run(std::function<void()> task) {
+  absl::MutexLock lock(&mutex_);
+  if (stopping_) return absl::UnavailableError("the node is shutting down");
+  if (tasks_.size() >= options_.tasks_max) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(tasks_.size(), " tasks wait for the store already"));
+  }
+  tasks_.push_back(std::move(task));
+  return absl::OkStatus();
+}
+
 void Committer::Stop() {
   {
     absl::MutexLock lock(&mutex_);
@@ -62,14 +73,25 @@ size_t Committer::queued_events() const {
   return queued_events_;
 }
 
-Committer::Batch Committer::TakeBatch(absl::Time deadline) {
+Committer::Work Committer::TakeWork(absl::Time deadline) {
   absl::MutexLock lock(&mutex_);
   mutex_.AwaitWithDeadline(absl::Condition(
                                +[](Committer* self) ABSL_EXCLUSIVE_LOCKS_REQUIRED(self->mutex_) {
-                                 return !self->queue_.empty() || self->stopping_;
+                                 return !self->queue_.empty() || !self->tasks_.empty() ||
+                                        self->stopping_;
                                },
                                this),
                            deadline);
+  Work work;
+  work.batch = TakeBatch();
+  if (!tasks_.empty()) {
+    work.task = std::move(tasks_.front());
+    tasks_.pop_front();
+  }
+  return work;
+}
+
+Committer::Batch Committer::TakeBatch() {
   Batch batch;
   size_t events = 0;
   while (!queue_.empty()) {
@@ -105,17 +127,18 @@ void Committer::CommitBatch(Batch batch) {
   for (const auto& submission : batch) submission->Done(status);
 }
 
-void Committer::Run() {
+void Committer::RunWork() {
   absl::Time next_maintain = absl::Now() + options_.maintain_period;
   while (true) {
-    Batch batch = TakeBatch(next_maintain);
-    if (!batch.empty()) CommitBatch(std::move(batch));
+    Work work = TakeWork(next_maintain);
+    if (!work.batch.empty()) CommitBatch(std::move(work.batch));
+    if (work.task) work.task();
     if (absl::Now() >= next_maintain) {
       const bool more = store_.Maintain();
       next_maintain = more ? absl::Now() : absl::Now() + options_.maintain_period;
     }
     absl::MutexLock lock(&mutex_);
-    if (stopping_ && queue_.empty()) return;
+    if (stopping_ && queue_.empty() && tasks_.empty()) return;
   }
 }
 

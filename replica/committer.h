@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Group commit: one thread owns the store's writes, takes what has queued up, commits it with one
-// WAL sync, and answers all of it.
+// WAL sync, and answers all of it. Other work that only the store's single writer may do runs on
+// the same thread, between commits.
 #pragma once
 
 #include <cstdint>
@@ -34,6 +35,8 @@ struct CommitterOptions {
   size_t queue_events_max = 50'000;
   // Entries that one WriteBatch takes, but for one submission that is larger by itself.
   size_t batch_events_max = 2'000;
+  // Tasks that may wait; beyond, Run refuses.
+  size_t tasks_max = 1'000;
   // How often Maintain and `tick` run.
   absl::Duration maintain_period = absl::Seconds(1);
 };
@@ -49,7 +52,12 @@ class Committer {
   // kResourceExhausted where the queue is full, kUnavailable after Stop: the submission is dropped
   // without a call to Done. Thread-safe.
   absl::Status Submit(std::unique_ptr<Submission> submission);
-  // Commits what is queued, then ends the thread. Idempotent.
+  // Has the committer's thread run the task, which may call the store's single-writer functions:
+  // between commits, at most one after each, in the order in which tasks came. There is no order
+  // between tasks and submissions. kResourceExhausted where too many tasks wait, kUnavailable after
+  // Stop: the task is dropped without being run. Thread-safe.
+  absl::Status Run(std::function<void()> task);
+  // Commits what is queued and runs the tasks that wait, then ends the thread. Idempotent.
   void Stop();
 
   size_t queued_events() const;
@@ -57,10 +65,17 @@ class Committer {
  private:
   using Batch = std::vector<std::unique_ptr<Submission>>;
 
-  void Run();
+  // What the thread does at a time; either may be empty.
+  struct Work {
+    Batch batch;
+    std::function<void()> task;
+  };
+
+  void RunWork();
   void RunTicks();
-  // Waits for work until `deadline`; an empty batch where there was none.
-  Batch TakeBatch(absl::Time deadline);
+  // Waits for work until `deadline`; both are empty where there was none.
+  Work TakeWork(absl::Time deadline);
+  Batch TakeBatch() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CommitBatch(Batch batch);
 
   Store& store_;
@@ -69,6 +84,7 @@ class Committer {
   mutable absl::Mutex mutex_;
   std::deque<std::unique_ptr<Submission>> queue_ ABSL_GUARDED_BY(mutex_);
   size_t queued_events_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::deque<std::function<void()>> tasks_ ABSL_GUARDED_BY(mutex_);
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread thread_;       // joined by Stop
   std::thread tick_thread_;  // joined by Stop

@@ -22,6 +22,11 @@ struct Digest {
     count += other.count;
     sum += other.sum;
   }
+  // Takes out what was added before.
+  void Remove(const Digest& other) {
+    count -= other.count;
+    sum -= other.sum;
+  }
   friend bool operator==(const Digest&, const Digest&) = default;
 };
 

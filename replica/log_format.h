@@ -4,11 +4,15 @@
 // kFormatVersion: data folders depend on it. Integers in keys are big endian, so that keys sort as
 // numbers do; integers in values are little endian.
 //
+// clang-format off
+//   meta    format, service, shards, store_id  ->  text
+//           joined                             ->  a byte a shard: 1 where this node is a full replica of it
+//           complete_as_of_s                   ->  seconds (4)
 //   log     minute (8, sign bit flipped) | shard (2) | event id (16)  ->  accepted_s (4) | tag
-//   digest  minute (8, sign bit flipped) | shard (2)                  ->  count (8) | sum (16) |
-//   oldest, newest accepted_s taken   minute (8, sign bit flipped)                              ->
-//   taken_through_s (4) keyed   shard (2) | event id (16)                                 -> minute
-//   (8, sign bit flipped)
+//   digest  minute (8, sign bit flipped) | shard (2)  ->  count (8) | sum (16) | oldest, newest accepted_s (4 each)
+//   taken   minute (8, sign bit flipped)              ->  taken_through_s (4)
+//   keyed   shard (2) | event id (16)                 ->  minute (8, sign bit flipped)
+// clang-format on
 //
 // The minute comes first in the log: what comes in lands at the end of the key space, so that
 // compaction mostly moves files instead of merging them, and retention takes a whole minute with

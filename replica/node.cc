@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "replica/committer.h"
 #include "replica/replica_service.h"
+#include "replica/replicator.h"
 #include "replica/store.h"
 #include "replica/store_metrics.h"
 #include "rpc/flags.h"
@@ -26,7 +27,10 @@ ABSL_FLAG(std::string, instances, "",
           "all instances of this service, the same everywhere: id=host:port[/zone],…");
 ABSL_FLAG(uint32_t, shards, allezon::router::kShardsDefault,
           "number of shards; fixed once a cluster has data, the same everywhere");
-ABSL_FLAG(uint32_t, rf, 1, "replicas of each shard; the same everywhere");
+ABSL_FLAG(uint32_t, rf, 3, "replicas of each shard; the same everywhere");
+ABSL_FLAG(uint32_t, write_quorum, 0,
+          "replicas that must have a tag before it is acknowledged, the same everywhere; 0: a "
+          "majority of --rf");
 ABSL_FLAG(std::string, wal, "sync",
           "sync: a tag is acknowledged once the disk has it; async: once the kernel has it, so "
           "that a power cut may lose "
@@ -58,14 +62,10 @@ absl::StatusOr<router::Placement> PlacementOfFlags() {
   if (!instances.ok()) {
     return absl::InvalidArgumentError(absl::StrCat("--instances: ", instances.status().message()));
   }
-  absl::StatusOr<router::Placement> placement = router::MakePlacement(
-      *std::move(instances), absl::GetFlag(FLAGS_shards), absl::GetFlag(FLAGS_rf));
+  absl::StatusOr<router::Placement> placement =
+      router::MakePlacement(*std::move(instances), absl::GetFlag(FLAGS_shards),
+                            absl::GetFlag(FLAGS_rf), absl::GetFlag(FLAGS_write_quorum));
   if (!placement.ok()) return placement.status();
-  if (placement->replication_factor > 1) {
-    // Without repair a node that was away would answer without what it missed.
-    return absl::UnimplementedError(
-        "--rf: replication between peers is not there yet; only 1 is possible");
-  }
   if (placement->IndexOf(absl::GetFlag(FLAGS_id)) < 0) {
     return absl::InvalidArgumentError(
         absl::StrCat("--id: '", absl::GetFlag(FLAGS_id), "' is not one of --instances"));
@@ -90,20 +90,19 @@ absl::StatusOr<StoreOptions> StoreOptionsOfFlags(std::string_view service) {
   return options;
 }
 
-NodeContext MakeContext(router::Channels& channels, router::Writer& writer) {
+NodeContext MakeContext(router::Channels& channels, router::Writer& writer,
+                        Replicator& replicator) {
   NodeContext context;
   context.id = absl::GetFlag(FLAGS_id);
   context.channels = &channels;
   context.writer = &writer;
-  context.check_readable = [](ShardId, bool) { return absl::OkStatus(); };
   context.future_max = absl::Seconds(absl::GetFlag(FLAGS_future_max_s));
   const router::Placement& placement = channels.placement();
   context.self = static_cast<uint32_t>(placement.IndexOf(context.id));
-  for (const std::vector<router::Replica>& replicas : placement.replicas) {
-    context.holds.push_back(
-        std::any_of(replicas.begin(), replicas.end(),
-                    [&](const router::Replica& r) { return r.instance == context.self; }));
-  }
+  context.holds = replicator.holds();
+  context.check_readable = [&replicator](ShardId shard, bool for_quorum) {
+    return replicator.CheckReadable(shard, for_quorum);
+  };
   return context;
 }
 
@@ -125,8 +124,10 @@ int Serve(const NodeSpec& spec, router::Placement placement, const StoreOptions&
 
   router::Channels channels(std::move(placement));
   std::unique_ptr<router::Writer> writer = router::MakeWriter(spec.service, channels, {});
-  const NodeContext context = MakeContext(channels, *writer);
-  ReplicaServiceImpl replica_service(context, committer);
+  const auto self = static_cast<uint32_t>(channels.placement().IndexOf(absl::GetFlag(FLAGS_id)));
+  Replicator replicator(channels, self, **store, committer, store_options.retention);
+  const NodeContext context = MakeContext(channels, *writer, replicator);
+  ReplicaServiceImpl replica_service(context, replicator, **store);
   const std::vector<std::unique_ptr<grpc::Service>> services = spec.make_services(*view, context);
 
   rpc::ServerOptions server_options;
@@ -144,11 +145,16 @@ int Serve(const NodeSpec& spec, router::Placement placement, const StoreOptions&
       rpc::MetricsServer::Start(absl::GetFlag(FLAGS_metrics));
   if (!metrics.ok()) return Fail("serve metrics", metrics.status());
 
-  (*server)->SetServing(true);
-  rpc::LogInfo("serving", {{"grpc_port", (*server)->port()}, {"metrics_port", (*metrics)->port()}});
+  rpc::LogInfo("listening",
+               {{"grpc_port", (*server)->port()}, {"metrics_port", (*metrics)->port()}});
+  replicator.Start([&](bool serving) {
+    (*server)->SetServing(serving);
+    rpc::LogInfo(serving ? "serving" : "not serving until compared with the other replicas");
+  });
   const int signal = rpc::WaitForTermination();
   rpc::LogInfo("shutting down", {{"signal", signal}});
   (*server)->Shutdown(kShutdownGrace);
+  replicator.Stop();
   writer.reset();
   committer.Stop();
   (*store)->Close();

@@ -70,13 +70,7 @@ absl::StatusOr<Store::Staged> Store::Stage(absl::Span<const LogEntry> entries) c
     const auto taken = taken_through_s_.find(entry.minute);
     if (taken != taken_through_s_.end() && entry.accepted_s <= taken->second) continue;
     const auto [bucket, first] = staged.buckets.try_emplace({entry.minute, entry.shard});
-    if (first) {
-      const auto minute = minutes_.find(entry.minute);
-      if (minute != minutes_.end()) {
-        const auto shard = minute->second.find(entry.shard);
-        if (shard != minute->second.end()) bucket->second = shard->second;
-      }
-    }
+    if (first) bucket->second = buckets_.Find(entry.minute, entry.shard);
     bucket->second.Add(router::AsBytes(entry.id), entry.accepted_s, entry.tag);
     staged.fresh.push_back(entry);
   }
@@ -97,17 +91,25 @@ absl::Status Store::Commit(absl::Span<const LogEntry> entries) {
     }
   }
   for (const auto& [key, bucket] : staged->buckets) {
-    batch.Put(column_families_[kDigestCf], BucketKey(key.first, key.second), BucketValue(bucket));
+    StageBucket(key.first, key.second, bucket, batch);
   }
   view_.Stage(staged->fresh, batch);
   if (absl::Status status = Write(batch); !status.ok()) return status;
   {
     absl::MutexLock lock(&mutex_);
-    for (const auto& [key, bucket] : staged->buckets) minutes_[key.first][key.second] = bucket;
-    event_count_ += staged->fresh.size();
+    for (const auto& [key, bucket] : staged->buckets) buckets_.Set(key.first, key.second, bucket);
   }
   view_.Committed(staged->fresh);
   return absl::OkStatus();
+}
+
+void Store::StageBucket(int64_t minute, ShardId shard, const Bucket& bucket,
+                        rocksdb::WriteBatch& batch) const {
+  if (bucket.digest.count == 0) {
+    batch.Delete(column_families_[kDigestCf], BucketKey(minute, shard));
+  } else {
+    batch.Put(column_families_[kDigestCf], BucketKey(minute, shard), BucketValue(bucket));
+  }
 }
 
 absl::Status Store::Write(rocksdb::WriteBatch& batch) {
@@ -117,63 +119,6 @@ absl::Status Store::Write(rocksdb::WriteBatch& batch) {
   healthy_.store(status.ok(), std::memory_order_relaxed);
   if (status.ok()) return absl::OkStatus();
   return absl::UnavailableError(absl::StrCat("the disk refuses a write: ", status.ToString()));
-}
-
-bool Store::Maintain() {
-  // RocksDB refuses all writes after one failed; once the cause has gone (room on the disk), it
-  // goes on where it was.
-  if (!healthy() && db_->Resume().ok()) healthy_.store(true, std::memory_order_relaxed);
-  int64_t minute = 0;
-  uint32_t taken_through_s = 0;
-  if (!healthy() || !MinuteToTake(&minute, &taken_through_s)) return false;
-  return TakeMinute(minute, taken_through_s).ok();
-}
-
-bool Store::MinuteToTake(int64_t* minute, uint32_t* taken_through_s) const {
-  const int64_t newest_ms = NewestTimeMs();
-  const int64_t oldest_kept_s = absl::ToUnixSeconds(options_.clock() - options_.retention);
-  absl::MutexLock lock(&mutex_);
-  for (const auto& [candidate, shards] : minutes_) {
-    if ((candidate + 1) * router::kMinuteMs >
-        newest_ms - absl::ToInt64Milliseconds(options_.retention)) {
-      return false;
-    }
-    uint32_t newest_accepted_s = 0;
-    for (const auto& [shard, bucket] : shards) {
-      newest_accepted_s = std::max(newest_accepted_s, bucket.newest_accepted_s);
-    }
-    if (newest_accepted_s >= oldest_kept_s) continue;
-    *minute = candidate;
-    *taken_through_s = newest_accepted_s;
-    return true;
-  }
-  return false;
-}
-
-absl::Status Store::TakeMinute(int64_t minute, uint32_t taken_through_s) {
-  rocksdb::WriteBatch batch;
-  std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator({}, column_families_[kLogCf]));
-  const std::string end = MinuteKey(minute + 1);
-  for (it->Seek(MinuteKey(minute)); it->Valid() && it->key().compare(end) < 0; it->Next()) {
-    const auto key = ParseLogKey(it->key().ToStringView());
-    if (key && router::IsKeyed(key->event_id)) {
-      batch.Delete(column_families_[kKeyedCf], KeyedKey(key->shard, key->event_id));
-    }
-  }
-  if (!it->status().ok()) return FromRocks(it->status(), "reading a minute to take");
-  batch.DeleteRange(column_families_[kLogCf], MinuteKey(minute), end);
-  batch.DeleteRange(column_families_[kDigestCf], MinuteKey(minute), end);
-  batch.Put(column_families_[kTakenCf], MinuteKey(minute), SecondsValue(taken_through_s));
-  view_.StageTakeMinute(minute, taken_through_s, batch);
-  if (absl::Status status = Write(batch); !status.ok()) return status;
-  {
-    absl::MutexLock lock(&mutex_);
-    for (const auto& [shard, bucket] : minutes_[minute]) event_count_ -= bucket.digest.count;
-    minutes_.erase(minute);
-    taken_through_s_[minute] = taken_through_s;
-  }
-  view_.MinuteTaken(minute, taken_through_s);
-  return absl::OkStatus();
 }
 
 absl::Status Store::ReadMinute(int64_t minute,
@@ -204,18 +149,38 @@ absl::Status Store::ReadMinute(int64_t minute,
 
 Digest Store::MinuteDigest(int64_t minute) const {
   absl::MutexLock lock(&mutex_);
-  Digest sum;
-  const auto found = minutes_.find(minute);
-  if (found == minutes_.end()) return sum;
-  for (const auto& [shard, bucket] : found->second) sum.Add(bucket.digest);
-  return sum;
+  return buckets_.MinuteDigest(minute);
+}
+
+Digest Store::ShardDigest(ShardId shard) const {
+  absl::MutexLock lock(&mutex_);
+  return buckets_.ShardDigest(shard);
+}
+
+Digest Store::HourDigest(ShardId shard, int64_t hour) const {
+  absl::MutexLock lock(&mutex_);
+  return buckets_.HourDigest(shard, hour);
+}
+
+Digest Store::MinuteDigest(ShardId shard, int64_t minute) const {
+  return BucketOf(minute, shard).digest;
+}
+
+Bucket Store::BucketOf(int64_t minute, ShardId shard) const {
+  absl::MutexLock lock(&mutex_);
+  return buckets_.Find(minute, shard);
+}
+
+uint64_t Store::EventCount() const {
+  absl::MutexLock lock(&mutex_);
+  return buckets_.event_count();
 }
 
 std::vector<int64_t> Store::Minutes() const {
   absl::MutexLock lock(&mutex_);
   std::vector<int64_t> minutes;
-  minutes.reserve(minutes_.size());
-  for (const auto& [minute, shards] : minutes_) minutes.push_back(minute);
+  minutes.reserve(buckets_.minutes().size());
+  for (const auto& [minute, shards] : buckets_.minutes()) minutes.push_back(minute);
   return minutes;
 }
 
@@ -226,24 +191,11 @@ uint32_t Store::TakenThroughS(int64_t minute) const {
 }
 
 int64_t Store::NewestTimeMs() const {
-  // The newest minute is never taken, so its start is a safe lower bound that needs no record of
-  // its own.
+  // This node never takes its newest minute by itself, so the start of that one is a safe lower
+  // bound that needs no record of its own. Where it took what a peer took, it may be lower still.
   absl::MutexLock lock(&mutex_);
-  if (minutes_.empty()) return std::numeric_limits<int64_t>::min();
-  return minutes_.rbegin()->first * router::kMinuteMs;
-}
-
-Bucket Store::BucketOf(int64_t minute, ShardId shard) const {
-  absl::MutexLock lock(&mutex_);
-  const auto found = minutes_.find(minute);
-  if (found == minutes_.end()) return {};
-  const auto bucket = found->second.find(shard);
-  return bucket == found->second.end() ? Bucket{} : bucket->second;
-}
-
-uint64_t Store::EventCount() const {
-  absl::MutexLock lock(&mutex_);
-  return event_count_;
+  if (buckets_.minutes().empty()) return std::numeric_limits<int64_t>::min();
+  return buckets_.minutes().rbegin()->first * router::kMinuteMs;
 }
 
 absl::Status Store::CheckDigests() const {
@@ -254,7 +206,7 @@ absl::Status Store::CheckDigests() const {
     });
     if (!status.ok()) return status;
     absl::MutexLock lock(&mutex_);
-    const Shards& recorded = minutes_.at(minute);
+    const BucketIndex::Shards& recorded = buckets_.minutes().at(minute);
     for (const auto& [shard, bucket] : recorded) {
       if (!(found[shard].digest == bucket.digest)) {
         return absl::DataLossError(

@@ -14,6 +14,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -26,6 +27,9 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "allezon/v1/replica.pb.h"
+#include "replica/bucket_index.h"
+#include "replica/core/types.h"
 #include "replica/log_format.h"
 #include "replica/view.h"
 
@@ -44,7 +48,7 @@ struct StoreOptions {
   std::function<absl::Time()> clock = absl::Now;
 };
 
-class Store final : public LogReader {
+class Store final : public LogReader, public DigestSource {
  public:
   // kFailedPrecondition: the folder holds something else, or belongs to another service or number
   // of shards. kDataLoss: it is corrupt. kUnavailable: another process has it, or the disk fails.
@@ -61,6 +65,53 @@ class Store final : public LogReader {
   bool Maintain();
   // Closes the view and flushes. Idempotent; nothing may be called afterwards.
   void Close();
+
+  // What a sync brings besides events. Single writer, and kUnavailable where the disk refuses, as
+  // for Commit.
+  //
+  // Takes of each minute what was accepted up to its taken_through_s, if that is further than this
+  // node went by itself and this node's clock agrees that it is older than the retention; other
+  // minutes are left for a later time.
+  absl::Status AdoptTaken(absl::Span<const v1::TakenMinute> minutes);
+  // Puts rows that a peer's view keeps of the shard. kInvalidArgument, with nothing put: some are
+  // no such rows.
+  absl::Status PutRows(ShardId shard, absl::Span<const v1::ViewRow> rows);
+  // Records that this node is a full replica of the shards; they stay so over restarts.
+  // kInvalidArgument, with nothing recorded: a shard does not exist.
+  absl::Status RecordJoined(absl::Span<const ShardId> shards);
+  // Records that all that was acknowledged up to `wall_s` (seconds since 1970) is here. Not synced:
+  // a crash of the machine may leave an older record.
+  absl::Status NoteComplete(uint32_t wall_s);
+
+  // By shard: whether RecordJoined named it, ever. Thread-safe.
+  std::vector<bool> joined() const;
+  // What was noted last, also by an earlier process; 0 where nothing ever was. Thread-safe.
+  uint32_t complete_as_of_s() const;
+
+  // What peers ask for; each replaces the set's part of `response`, as replica.proto says it, and
+  // leaves placements, incarnations and counters to the caller. kInvalidArgument: a shard, level or
+  // id that does not exist. kUnavailable, kDataLoss: the disk; `response` then holds nothing of
+  // use. Thread-safe.
+  absl::Status ReadDigests(const v1::ReadDigestsRequest& request,
+                           v1::ReadDigestsResponse& response) const;
+  absl::Status ReadIds(const v1::ReadIdsRequest& request, v1::ReadIdsResponse& response) const;
+  // Where ids were asked for, the events come in their order, and all ids up to that of the last
+  // event were looked at.
+  absl::Status ReadEvents(const v1::ReadEventsRequest& request,
+                          v1::ReadEventsResponse& response) const;
+  absl::Status ReadTaken(const v1::ReadTakenRequest& request,
+                         v1::ReadTakenResponse& response) const;
+  absl::Status ReadRows(const v1::ReadRowsRequest& request, v1::ReadRowsResponse& response) const;
+  // Those of `ids` (16 bytes each, one after the other, in a peer's log of the shard's minute) that
+  // this set lacks and may take, in their order. `accepted_s`, one an id: what is not after the
+  // minute's TakenThroughS is not missing. Errors as above. Thread-safe.
+  absl::StatusOr<std::string> FindMissing(ShardId shard, int64_t minute, std::string_view ids,
+                                          absl::Span<const uint32_t> accepted_s) const;
+
+  // DigestSource. Thread-safe.
+  Digest ShardDigest(ShardId shard) const override;
+  Digest HourDigest(ShardId shard, int64_t hour) const override;
+  Digest MinuteDigest(ShardId shard, int64_t minute) const override;
 
   // LogReader. Thread-safe.
   absl::Status ReadMinute(int64_t minute,
@@ -88,23 +139,48 @@ class Store final : public LogReader {
   size_t BlockCacheBytes() const { return cache_->GetUsage(); }
 
  private:
-  using Shards = absl::flat_hash_map<ShardId, Bucket>;
-
   // What one commit changes, worked out before anything is written.
   struct Staged {
     std::vector<LogEntry> fresh;
     absl::flat_hash_map<std::pair<int64_t, ShardId>, Bucket> buckets;  // their new values
   };
+  // The same for what retention takes of a minute.
+  struct Taking {
+    int64_t minute = 0;
+    uint32_t through_s = 0;
+    BucketIndex::Shards buckets;  // their new values
+  };
+  using VisitEvent = std::function<bool(const ParsedLogKey&, const ParsedLogValue&)>;
 
   Store(StoreOptions options, View& view);
   absl::Status OpenDb();
   absl::Status CheckIdentity();
   absl::Status LoadDigests();
+  absl::Status LoadJoined();
   absl::StatusOr<Staged> Stage(absl::Span<const LogEntry> entries) const;
   absl::StatusOr<std::vector<bool>> FindKnown(absl::Span<const LogEntry> entries) const;
   absl::Status Write(rocksdb::WriteBatch& batch);
-  absl::Status TakeMinute(int64_t minute, uint32_t taken_through_s);
+  void StageBucket(int64_t minute, ShardId shard, const Bucket& bucket,
+                   rocksdb::WriteBatch& batch) const;
+
   bool MinuteToTake(int64_t* minute, uint32_t* taken_through_s) const;
+  absl::Status TakeMinute(int64_t minute, uint32_t taken_through_s);
+  // Adds to the batch what goes with the minute's events that were accepted up to `through_s`.
+  absl::StatusOr<Taking> StageTake(int64_t minute, uint32_t through_s,
+                                   rocksdb::WriteBatch& batch) const;
+  absl::Status StageTakeEvents(Taking& taking, bool takes_all, rocksdb::WriteBatch& batch) const;
+  absl::Status WriteTaken(absl::Span<const Taking> taken, rocksdb::WriteBatch& batch);
+
+  absl::Status CheckRange(ShardId shard, std::string_view after_id) const;
+  // Visits the events of a (shard, minute) after an id (empty: all), in order, until `visit` says
+  // no.
+  absl::Status VisitBucket(ShardId shard, int64_t minute, std::string_view after_id,
+                           const VisitEvent& visit) const;
+  // The log's values for ids of a (shard, minute), in their order; nullopt where there is none.
+  absl::StatusOr<std::vector<std::optional<std::string>>> LookUp(ShardId shard, int64_t minute,
+                                                                 std::string_view ids) const;
+  absl::Status ReadEventsById(const v1::ReadEventsRequest& request,
+                              v1::ReadEventsResponse& response) const;
 
   const StoreOptions options_;
   View& view_;
@@ -115,9 +191,10 @@ class Store final : public LogReader {
   std::atomic<bool> healthy_{true};
 
   mutable absl::Mutex mutex_;
-  absl::btree_map<int64_t, Shards> minutes_ ABSL_GUARDED_BY(mutex_);
-  absl::flat_hash_map<int64_t, uint32_t> taken_through_s_ ABSL_GUARDED_BY(mutex_);
-  uint64_t event_count_ ABSL_GUARDED_BY(mutex_) = 0;
+  BucketIndex buckets_ ABSL_GUARDED_BY(mutex_);
+  absl::btree_map<int64_t, uint32_t> taken_through_s_ ABSL_GUARDED_BY(mutex_);
+  std::string joined_ ABSL_GUARDED_BY(mutex_);  // a byte a shard, as on disk
+  uint32_t complete_as_of_s_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace allezon::replica

@@ -14,6 +14,10 @@ namespace allezon::replica {
 // Indexes of the column families; "default" holds whose folder it is.
 enum ColumnFamily { kMetaCf, kLogCf, kDigestCf, kTakenCf, kKeyedCf, kViewCf, kColumnFamilies };
 
+// Keys of the meta column family that change while the store is open.
+inline constexpr char kJoinedKey[] = "joined";
+inline constexpr char kCompleteKey[] = "complete_as_of_s";
+
 absl::Status FromRocks(const rocksdb::Status& status, std::string_view what);
 
 }  // namespace allezon::replica

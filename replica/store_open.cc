@@ -189,8 +189,7 @@ absl::Status Store::LoadDigests() {
       return absl::DataLossError(
           absl::StrCat("data folder ", options_.path, " has a digest that cannot be read"));
     }
-    event_count_ += bucket->digest.count;
-    minutes_[key->minute][key->shard] = *bucket;
+    buckets_.Set(key->minute, key->shard, *bucket);
   }
   if (!it->status().ok()) return FromRocks(it->status(), "reading digests");
   std::unique_ptr<rocksdb::Iterator> taken(db_->NewIterator({}, column_families_[kTakenCf]));
@@ -206,11 +205,32 @@ absl::Status Store::LoadDigests() {
   return FromRocks(taken->status(), "reading what retention took");
 }
 
+absl::Status Store::LoadJoined() {
+  const std::string where = absl::StrCat("data folder ", options_.path);
+  absl::MutexLock lock(&mutex_);
+  rocksdb::ColumnFamilyHandle* meta = column_families_[kMetaCf];
+  rocksdb::Status status = db_->Get({}, meta, kJoinedKey, &joined_);
+  if (status.IsNotFound()) joined_.assign(options_.shards, '\0');
+  if (!status.ok() && !status.IsNotFound()) return FromRocks(status, where);
+  std::string complete;
+  status = db_->Get({}, meta, kCompleteKey, &complete);
+  if (status.IsNotFound()) complete = SecondsValue(0);
+  if (!status.ok() && !status.IsNotFound()) return FromRocks(status, where);
+  const auto complete_as_of_s = ParseSecondsValue(complete);
+  if (joined_.size() != options_.shards || !complete_as_of_s) {
+    return absl::DataLossError(
+        absl::StrCat(where, " has a record of what it is a replica of that cannot be read"));
+  }
+  complete_as_of_s_ = *complete_as_of_s;
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::unique_ptr<Store>> Store::Open(StoreOptions options, View& view) {
   std::unique_ptr<Store> store(new Store(std::move(options), view));
   if (absl::Status s = store->OpenDb(); !s.ok()) return s;
   if (absl::Status s = store->CheckIdentity(); !s.ok()) return s;
   if (absl::Status s = store->LoadDigests(); !s.ok()) return s;
+  if (absl::Status s = store->LoadJoined(); !s.ok()) return s;
   ViewContext context;
   context.db = store->db_.get();
   context.column_family = store->column_families_[kViewCf];

@@ -16,7 +16,6 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -42,12 +41,13 @@ class Core {
   // was away for longer than logs reach back, so that syncs bring the views' rows too.
   Core(const CoreOptions& options, const router::Placement& placement, const DigestSource& digests,
        std::vector<bool> joined, bool needs_rows, Instant now);
+  ~Core();
 
   // --- writes that this node coordinates ---------------------------------------------------------
 
   // Takes a write: the caller then stores the events (Stored follows) while the peers' lanes carry
   // them. kUnavailable, with nothing taken: this node holds back because it is not yet a full
-  // replica of one of the shards. kResourceExhausted: too many writes wait for a quorum.
+  // replica of one of the shards. kResourceExhausted: too many events wait for their quorum.
   absl::Status Write(WriteId id, absl::Span<const EventRef> events, Instant deadline, Instant now,
                      Actions& actions);
   // The local commit of a write ended.
@@ -74,7 +74,7 @@ class Core {
   // Call every kTickUs or so.
   void Tick(Instant now, Actions& actions);
   // A call of Actions::calls ended; `response` is of the type that the request asks for.
-  void CallEnded(CallId id, const absl::Status& status, const PeerResponse& response, Instant now,
+  void CallEnded(CallId id, const absl::Status& status, PeerResponse response, Instant now,
                  Actions& actions);
   // An operation of Actions::storage ended. `missing` is FindMissing's answer.
   void StorageEnded(StorageId id, const absl::Status& status, std::string missing, Instant now,
@@ -89,8 +89,8 @@ class Core {
   absl::Status CheckServing(ShardId shard, Instant now) const;
   // For reads that are part of a quorum: whether this disk holds what it acknowledged.
   absl::Status CheckJoined(ShardId shard) const;
-  // Until when CheckServing stays OK without more news; kNever where it is not.
-  Instant ServingUntil(ShardId shard) const;
+  // Whether CheckServing holds for every shard of this node.
+  bool ServesAll(Instant now) const;
   // The shards that this node holds.
   const std::vector<ShardId>& shards() const { return shards_; }
   bool joined(ShardId shard) const { return joined_[shard]; }
@@ -101,37 +101,45 @@ class Core {
 
  private:
   struct Peer;
-  void StartSyncs(Instant now, Actions& actions);
-  void SendPolls(Instant now, Actions& actions);
-  void PollEnded(Peer& peer, const absl::Status& status, const v1::PollResponse& response,
-                 Instant sent, Instant now, Actions& actions);
-  void JoinWhatIsComplete(Instant now, Actions& actions);
+
   void PumpLanes(Instant now, Actions& actions);
-  void SessionAdvanced(Peer& peer, Instant now, Actions& actions);
+  void SendPolls(Instant now, Actions& actions);
+  void StartSessions(Instant now, Actions& actions);
   std::vector<ShardId> ShardsToPull(const Peer& peer, Instant now) const;
+  // Does what the session wants next, or puts it off while more was pulled than the rate allows.
+  void Continue(Peer& peer, SyncSession::Next next, Instant now, Actions& actions);
+  void Do(Peer& peer, SyncSession::Next next, Instant now, Actions& actions);
+  void NotePulled(Peer& peer);
+  void EndSession(Peer& peer, bool failed, Instant now);
+  void JoinWhatIsComplete(Instant now, Actions& actions);
 
   const CoreOptions options_;
   const router::Placement& placement_;
   const DigestSource& digests_;
-  std::vector<ShardId> shards_;
+  std::vector<ShardId> shards_;  // that this node holds
   std::vector<bool> holds_;
   std::vector<bool> joined_;
   std::vector<bool> joining_;  // being recorded on disk
   bool needs_rows_;
-  std::vector<std::unique_ptr<Peer>> peers_;  // by instance; null for those without a shared shard
+  std::vector<std::unique_ptr<Peer>> peers_;  // by instance; null where no shard is shared
   Quorum quorum_;
   Freshness freshness_;
-  std::vector<uint64_t> received_;  // by instance
-  uint64_t next_call_ = 1;
-  uint64_t next_storage_ = 1;
+  absl::flat_hash_map<WriteId, uint32_t> writes_events_;  // whose local commit is under way
+  std::vector<uint64_t> received_;                        // by instance
+  std::vector<Instant> wanted_;  // by shard: syncs that began before are not enough
+  std::vector<ShardId> wanted_next_;
+  Instant sync_allowed_at_ = kNever;
+  size_t next_peer_ = 0;  // whose turn it is to be pulled from
+  uint64_t next_id_ = 1;
   struct PendingCall {
-    uint32_t peer;
-    Instant sent;
-    bool is_poll;
+    uint32_t peer = 0;
+    Instant sent = 0;
+    bool is_poll = false;
   };
   absl::flat_hash_map<CallId, PendingCall> calls_;
-  absl::flat_hash_map<StorageId, uint32_t> storage_;  // to the peer of the session; self: a join
-  std::map<StorageId, std::vector<ShardId>> joins_;
+  absl::flat_hash_map<StorageId, uint32_t> session_storage_;  // to the session's peer
+  absl::flat_hash_map<StorageId, std::vector<ShardId>> joins_;
+  CoreStats counts_;  // those that only grow
 };
 
 }  // namespace allezon::replica

@@ -41,14 +41,15 @@ struct CoreOptions {
   // 10 s after which every acknowledged tag must be visible.
   Instant staleness_max_us = 5'000'000;
   Instant poll_period_us = 500'000;
+  Instant poll_period_hasty_us = 100'000;  // while not every shard may be served
   Instant poll_timeout_us = 1'000'000;
   // A peer that vouched for nothing newer counts as silent, and what it coordinated is looked for
   // at the others.
   Instant silent_after_us = 2'000'000;
   // Every pair of replicas compares everything this often.
   Instant sync_period_us = 600'000'000;
-  // Between the starts of two sessions with the same peer; doubles up to the second while they
-  // follow each other.
+  // Between two sessions about the same shard; doubles up to the second while a silent replica's
+  // writes keep coming in elsewhere.
   Instant sync_pause_min_us = 200'000;
   Instant sync_pause_max_us = 5'000'000;
   Instant sync_timeout_us = 5'000'000;  // of one call
@@ -57,7 +58,8 @@ struct CoreOptions {
   uint32_t sync_sessions_max = 2;
   uint32_t sync_shards_max = 16;  // of one session
 
-  uint32_t writes_pending_max = 20'000;
+  // Events that wait for their quorum; more is refused.
+  uint32_t events_pending_max = 100'000;
   // Of a peer's lane.
   uint32_t lane_batches_in_flight_max = 2;
   uint32_t lane_batch_events_max = 1'000;
@@ -149,9 +151,12 @@ struct Actions {
   }
 };
 
+// Staleness of a shard about which nothing is known.
+inline constexpr Instant kStalenessUnknownUs = 3'600'000'000;
+
 struct CoreStats {
-  uint64_t writes_pending = 0;
-  uint64_t owed_events = 0;  // to all peers, in flight included
+  uint64_t events_pending = 0;  // that wait for their quorum
+  uint64_t owed_events = 0;     // to all peers, in flight included
   uint64_t owed_bytes = 0;
   uint64_t owed_events_most = 0;  // the peer that is owed most
   uint64_t lanes_dropped = 0;     // times that a lane forgot what it owed

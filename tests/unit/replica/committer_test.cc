@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <latch>
 
@@ -115,6 +116,61 @@ TEST_F(CommitterTest, AFullQueueRefusesInsteadOfGrowing) {
   committer.Stop();
   EXPECT_EQ(answered, 2);
   EXPECT_EQ(store_->EventCount(), 11u);
+}
+
+TEST_F(CommitterTest, TasksRunInOrderOnTheThreadThatCommits) {
+  Entries entries;
+  for (int i = 0; i < 100; ++i) entries.Add(absl::StrCat("c", i), i);
+  Committer committer(*store_, {.batch_events_max = 1}, [] {});
+  std::atomic<int> answered = 0;
+  std::thread::id committing;
+  std::vector<int> ran;
+  std::vector<std::thread::id> threads;
+  for (int i = 0; i < 100; ++i) {
+    ASSERT_TRUE(committer
+                    .Submit(std::make_unique<TestSubmission>(entries.all().subspan(i, 1),
+                                                             [&](const absl::Status& status) {
+                                                               answered += status.ok();
+                                                               committing =
+                                                                   std::this_thread::get_id();
+                                                             }))
+                    .ok());
+    ASSERT_TRUE(committer
+                    .Run([&, i] {
+                      ran.push_back(i);
+                      threads.push_back(std::this_thread::get_id());
+                    })
+                    .ok());
+  }
+  committer.Stop();
+  EXPECT_EQ(answered, 100);
+  ASSERT_EQ(ran.size(), 100u);
+  EXPECT_TRUE(std::is_sorted(ran.begin(), ran.end()));
+  for (const std::thread::id thread : threads) EXPECT_EQ(thread, committing);
+}
+
+TEST_F(CommitterTest, TooManyTasksAreRefusedAndThoseThatWaitAtStopAreRun) {
+  std::latch blocked(1);
+  std::latch release(1);
+  int ran = 0;
+  Committer committer(*store_, {.tasks_max = 3}, [] {});
+  ASSERT_TRUE(committer
+                  .Run([&] {
+                    blocked.count_down();
+                    release.wait();
+                  })
+                  .ok());
+  blocked.wait();
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(committer.Run([&] { ++ran; }).ok());
+  EXPECT_EQ(committer.Run([] { FAIL(); }).code(), absl::StatusCode::kResourceExhausted);
+  std::jthread stopper([&] { committer.Stop(); });
+  // Once Stop is heard, nothing more is taken.
+  while (committer.Run([] { FAIL(); }).code() != absl::StatusCode::kUnavailable) {
+    std::this_thread::yield();
+  }
+  release.count_down();
+  stopper.join();
+  EXPECT_EQ(ran, 3);
 }
 
 TEST_F(CommitterTest, TicksComeByThemselves) {

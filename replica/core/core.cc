@@ -1,0 +1,409 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "replica/core/core.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace allezon::replica {
+
+struct Core::Peer {
+  Peer(const CoreOptions& options, uint32_t i) : index(i), lane(options, i) {}
+
+  const uint32_t index;
+  std::vector<ShardId> shared;  // shards that both hold
+  PeerLane lane;
+  bool polling = false;
+  Instant next_poll = kNever;
+  std::unique_ptr<SyncSession> session;
+  SyncSession::Next put_off;  // what the session wants next, once the rate allows it
+  Instant next_session = kNever;
+  Instant pause_us = 0;  // between sessions about one shard
+};
+
+Core::Core(const CoreOptions& options, const router::Placement& placement,
+           const DigestSource& digests, std::vector<bool> joined, bool needs_rows, Instant now)
+    : options_(options),
+      placement_(placement),
+      digests_(digests),
+      holds_(placement.shards()),
+      joined_(std::move(joined)),
+      joining_(placement.shards()),
+      needs_rows_(needs_rows),
+      peers_(placement.instances.size()),
+      quorum_(options.write_quorum, options.events_pending_max),
+      freshness_(options_, placement),
+      received_(placement.instances.size()),
+      wanted_(placement.shards(), kNever) {
+  joined_.resize(placement.shards());
+  for (ShardId shard = 0; shard < placement.shards(); ++shard) {
+    const std::vector<router::Replica>& replicas = placement.replicas[shard];
+    if (std::none_of(replicas.begin(), replicas.end(),
+                     [&](const auto& replica) { return replica.instance == options_.self; })) {
+      continue;
+    }
+    holds_[shard] = true;
+    shards_.push_back(shard);
+    for (const router::Replica& replica : replicas) {
+      if (replica.instance == options_.self) continue;
+      std::unique_ptr<Peer>& peer = peers_[replica.instance];
+      if (peer == nullptr) peer = std::make_unique<Peer>(options_, replica.instance);
+      peer->shared.push_back(shard);
+      peer->next_poll = now;
+    }
+  }
+}
+
+Core::~Core() = default;
+
+// --- writes that this node coordinates
+// ------------------------------------------------------------
+
+absl::Status Core::Write(WriteId id, absl::Span<const EventRef> events, Instant deadline,
+                         Instant now, Actions& actions) {
+  std::vector<uint8_t> voters;
+  voters.reserve(events.size());
+  for (const EventRef& event : events) {
+    if (!joined_[event->shard]) return CheckJoined(event->shard);
+    voters.push_back(static_cast<uint8_t>(placement_.replicas[event->shard].size()));
+  }
+  if (absl::Status status = quorum_.Begin(id, voters, deadline); !status.ok()) return status;
+  for (uint32_t i = 0; i < events.size(); ++i) {
+    for (const router::Replica& replica : placement_.replicas[events[i]->shard]) {
+      if (replica.instance == options_.self) continue;
+      peers_[replica.instance]->lane.Push({events[i], id, i, now});
+    }
+  }
+  writes_events_[id] = static_cast<uint32_t>(events.size());
+  PumpLanes(now, actions);
+  return absl::OkStatus();
+}
+
+void Core::Stored(WriteId id, const absl::Status& status, Instant now, Actions& actions) {
+  const auto events = writes_events_.find(id);
+  if (events == writes_events_.end()) return;
+  const uint32_t count = events->second;
+  writes_events_.erase(events);
+  for (uint32_t i = 0; i < count; ++i) {
+    if (status.ok()) {
+      quorum_.Yes(id, i, false, actions.outcomes);
+    } else {
+      quorum_.CountOut(id, i, status, actions.outcomes);
+    }
+  }
+  PumpLanes(now, actions);
+}
+
+void Core::Replicated(uint32_t peer_index, BatchId batch, const absl::Status& status,
+                      const v1::ReplicateResponse& response, Instant now, Actions& actions) {
+  Peer& peer = *peers_[peer_index];
+  const auto count_out = [&](Owed& owed) {
+    owed.counted_out = true;
+    quorum_.CountOut(owed.write, owed.index, status, actions.outcomes);
+  };
+  std::vector<Owed> taken = peer.lane.Ended(batch, status, now, count_out);
+  const auto refuses = [&](size_t i) {
+    return std::find_if(response.failures().begin(), response.failures().end(),
+                        [&](const auto& failure) { return failure.index() == i; });
+  };
+  for (size_t i = 0; i < taken.size(); ++i) {
+    Owed& owed = taken[i];
+    const auto refusal = refuses(i);
+    const bool counts =
+        std::find(response.unjoined_shards().begin(), response.unjoined_shards().end(),
+                  owed.event->shard) == response.unjoined_shards().end();
+    if (refusal == response.failures().end() && counts) {
+      quorum_.Yes(owed.write, owed.index, owed.counted_out, actions.outcomes);
+    } else if (!owed.counted_out) {
+      const std::string why = refusal != response.failures().end()
+                                  ? refusal->message()
+                                  : std::string("a replica is not whole yet");
+      quorum_.CountOut(owed.write, owed.index, absl::UnavailableError(why), actions.outcomes);
+    }
+    // It will never be there by this lane.
+    if (refusal != response.failures().end()) peer.lane.NewSession();
+  }
+  PumpLanes(now, actions);
+}
+
+void Core::PumpLanes(Instant now, Actions& actions) {
+  for (const std::unique_ptr<Peer>& peer : peers_) {
+    if (peer == nullptr) continue;
+    peer->lane.EnforceBounds([&](WriteId id) { return quorum_.IsPending(id); });
+    peer->lane.Pump(now, actions);
+  }
+}
+
+// --- what peers ask of this node
+// ------------------------------------------------------------------
+
+void Core::PeerStored(uint32_t peer, absl::Span<const ShardId> shards,
+                      v1::ReplicateResponse& response) {
+  ++received_[peer];
+  for (const ShardId shard : shards) {
+    if (joined_[shard]) continue;
+    const auto& listed = response.unjoined_shards();
+    if (std::find(listed.begin(), listed.end(), shard) == listed.end()) {
+      response.add_unjoined_shards(shard);
+    }
+  }
+}
+
+void Core::Polled(uint32_t from, Instant now, v1::PollResponse& response) const {
+  response.set_incarnation(options_.incarnation);
+  response.mutable_received()->Add(received_.begin(), received_.end());
+  if (from >= peers_.size() || peers_[from] == nullptr) return;
+  const Peer& peer = *peers_[from];
+  response.set_lane_session(peer.lane.session());
+  response.set_owed_age_us(static_cast<uint64_t>(now - peer.lane.OldestQueued(now)));
+  for (const ShardId shard : peer.shared) {
+    if (!joined_[shard]) response.add_unjoined_shards(shard);
+  }
+}
+
+void Core::AnswerDigests(v1::ReadDigestsResponse& response) const {
+  response.set_incarnation(options_.incarnation);
+  response.mutable_received()->Add(received_.begin(), received_.end());
+}
+
+// --- time and polls
+// -------------------------------------------------------------------------------
+
+void Core::Tick(Instant now, Actions& actions) {
+  quorum_.Expire(now, actions.outcomes);
+  for (const ShardId shard : std::exchange(wanted_next_, {})) wanted_[shard] = now;
+  PumpLanes(now, actions);
+  SendPolls(now, actions);
+  JoinWhatIsComplete(now, actions);
+  if (now >= sync_allowed_at_) {
+    for (const std::unique_ptr<Peer>& peer : peers_) {
+      if (peer == nullptr || std::holds_alternative<std::monostate>(peer->put_off)) continue;
+      Do(*peer, std::exchange(peer->put_off, {}), now, actions);
+    }
+  }
+  StartSessions(now, actions);
+  if (needs_rows_ && ServesAll(now)) needs_rows_ = false;
+}
+
+void Core::SendPolls(Instant now, Actions& actions) {
+  const bool hasty = !ServesAll(now);
+  for (const std::unique_ptr<Peer>& peer : peers_) {
+    if (peer == nullptr || peer->polling || now < peer->next_poll) continue;
+    peer->polling = true;
+    peer->next_poll = now + (hasty ? options_.poll_period_hasty_us : options_.poll_period_us);
+    v1::PollRequest request;
+    request.set_placement_version(placement_.version);
+    request.set_from_instance(options_.self);
+    const CallId id = next_id_++;
+    calls_[id] = {peer->index, now, true};
+    actions.calls.push_back({peer->index, id, options_.poll_timeout_us, std::move(request)});
+  }
+}
+
+void Core::CallEnded(CallId id, const absl::Status& status, PeerResponse response, Instant now,
+                     Actions& actions) {
+  const auto found = calls_.find(id);
+  if (found == calls_.end()) return;
+  const PendingCall call = found->second;
+  calls_.erase(found);
+  Peer& peer = *peers_[call.peer];
+  if (call.is_poll) {
+    peer.polling = false;
+    const auto* answer = std::get_if<v1::PollResponse>(&response);
+    if (status.ok() && answer != nullptr) {
+      freshness_.Polled(peer.index, *answer, call.sent, now);
+    } else {
+      freshness_.PollFailed(peer.index);
+    }
+    return;
+  }
+  if (peer.session == nullptr) return;
+  if (!status.ok()) return EndSession(peer, true, now);
+  absl::StatusOr<SyncSession::Next> next = peer.session->Answered(std::move(response), now);
+  if (!next.ok()) return EndSession(peer, true, now);
+  const uint64_t bytes = peer.session->TakeBytes();
+  counts_.sync_bytes += bytes;
+  sync_allowed_at_ = std::max(sync_allowed_at_, now) +
+                     static_cast<Instant>(bytes * 1'000'000 / options_.sync_bytes_per_second);
+  Continue(peer, *std::move(next), now, actions);
+}
+
+// --- syncs
+// ----------------------------------------------------------------------------------------
+
+void Core::SyncNow(absl::Span<const ShardId> shards) {
+  for (const ShardId shard : shards) {
+    if (shard < holds_.size() && holds_[shard]) wanted_next_.push_back(shard);
+  }
+}
+
+std::vector<ShardId> Core::ShardsToPull(const Peer& peer, Instant now) const {
+  std::vector<ShardId> shards;
+  for (const ShardId shard : peer.shared) {
+    if (shards.size() == options_.sync_shards_max) break;
+    const Instant begun = freshness_.SyncBegun(peer.index, shard);
+    const bool rests = begun != kNever && now < begun + peer.pause_us;
+    if (rests || (begun >= wanted_[shard] && !freshness_.NeedsSync(peer.index, shard, now))) {
+      continue;
+    }
+    shards.push_back(shard);
+  }
+  return shards;
+}
+
+void Core::StartSessions(Instant now, Actions& actions) {
+  auto running = static_cast<uint32_t>(
+      std::count_if(peers_.begin(), peers_.end(), [](const std::unique_ptr<Peer>& peer) {
+        return peer != nullptr && peer->session != nullptr;
+      }));
+  for (size_t i = 0; i < peers_.size() && running < options_.sync_sessions_max; ++i) {
+    Peer* peer = peers_[next_peer_++ % peers_.size()].get();
+    if (peer == nullptr || peer->session != nullptr || now < peer->next_session ||
+        !freshness_.Reachable(peer->index)) {
+      continue;
+    }
+    std::vector<ShardId> shards = ShardsToPull(*peer, now);
+    if (shards.empty()) continue;
+    // A silent replica whose writes keep coming in at this peer would have it pulled from all the
+    // time.
+    const bool again = freshness_.MissesSilent(peer->index, shards.front(), now);
+    peer->pause_us = again ? std::clamp(2 * peer->pause_us, options_.sync_pause_min_us,
+                                        options_.sync_pause_max_us)
+                           : options_.sync_pause_min_us;
+    const bool with_rows = needs_rows_ || std::any_of(shards.begin(), shards.end(),
+                                                      [&](ShardId s) { return !joined_[s]; });
+    peer->session = std::make_unique<SyncSession>(placement_.version, options_.self,
+                                                  std::move(shards), with_rows, digests_);
+    ++running;
+    ++counts_.sessions_started;
+    Do(*peer, peer->session->Begin(now), now, actions);
+  }
+}
+
+void Core::Continue(Peer& peer, SyncSession::Next next, Instant now, Actions& actions) {
+  NotePulled(peer);
+  // What was pulled already is stored at once; only asking for more has to wait.
+  if (std::holds_alternative<PeerRequest>(next) && now < sync_allowed_at_) {
+    peer.put_off = std::move(next);
+    return;
+  }
+  Do(peer, std::move(next), now, actions);
+}
+
+void Core::Do(Peer& peer, SyncSession::Next next, Instant now, Actions& actions) {
+  const uint64_t id = next_id_++;
+  if (auto* request = std::get_if<PeerRequest>(&next)) {
+    calls_[id] = {peer.index, now, false};
+    actions.calls.push_back({peer.index, id, options_.sync_timeout_us, std::move(*request)});
+  } else if (auto* storage = std::get_if<StorageRequest>(&next)) {
+    session_storage_[id] = peer.index;
+    actions.storage.push_back({id, std::move(*storage)});
+  } else {
+    EndSession(peer, false, now);
+  }
+}
+
+void Core::StorageEnded(StorageId id, const absl::Status& status, std::string missing, Instant now,
+                        Actions& actions) {
+  if (const auto join = joins_.find(id); join != joins_.end()) {
+    for (const ShardId shard : join->second) {
+      joining_[shard] = false;
+      if (status.ok()) joined_[shard] = true;
+    }
+    joins_.erase(join);
+    return;
+  }
+  const auto found = session_storage_.find(id);
+  if (found == session_storage_.end()) return;
+  Peer& peer = *peers_[found->second];
+  session_storage_.erase(found);
+  if (!status.ok()) return EndSession(peer, true, now);
+  Continue(peer, peer.session->Stored(std::move(missing)), now, actions);
+}
+
+void Core::NotePulled(Peer& peer) {
+  SyncSession& session = *peer.session;
+  for (const ShardId shard : session.TakePulled()) {
+    freshness_.Synced(peer.index, shard, session.begun(), session.incarnation(),
+                      session.received());
+  }
+}
+
+void Core::EndSession(Peer& peer, bool failed, Instant now) {
+  counts_.sync_events += peer.session->events();
+  ++(failed ? counts_.sessions_failed : counts_.sessions_ended);
+  if (failed) peer.next_session = now + options_.sync_pause_min_us;
+  peer.session.reset();
+  peer.put_off = {};
+}
+
+void Core::JoinWhatIsComplete(Instant, Actions& actions) {
+  RecordJoined record;
+  for (const ShardId shard : shards_) {
+    if (joined_[shard] || joining_[shard] || !freshness_.HoldsAll(shard)) continue;
+    joining_[shard] = true;
+    record.shards.push_back(shard);
+  }
+  if (record.shards.empty()) return;
+  const StorageId id = next_id_++;
+  joins_[id] = record.shards;
+  Actions::Storage& action = actions.storage.emplace_back();
+  action.id = id;
+  action.request.emplace<RecordJoined>(std::move(record));
+}
+
+// --- who may serve
+// --------------------------------------------------------------------------------
+
+absl::Status Core::CheckJoined(ShardId shard) const {
+  if (joined_[shard]) return absl::OkStatus();
+  return absl::UnavailableError(
+      absl::StrCat(placement_.instances[options_.self].id, " has not got back the data of shard ",
+                   shard, " since its disk was new; it is pulling it from the other replicas"));
+}
+
+absl::Status Core::CheckServing(ShardId shard, Instant now) const {
+  if (absl::Status status = CheckJoined(shard); !status.ok()) return status;
+  const Instant complete = freshness_.CompleteAsOf(shard, now);
+  if (complete != kNever && now - complete <= options_.staleness_max_us) return absl::OkStatus();
+  return absl::UnavailableError(absl::StrCat(
+      placement_.instances[options_.self].id, " may lack acknowledged tags of shard ", shard,
+      complete == kNever ? " since it started"
+                         : absl::StrCat(" of the last ", (now - complete) / 1000, " ms"),
+      "; it is comparing with the other replicas"));
+}
+
+bool Core::ServesAll(Instant now) const {
+  return std::all_of(shards_.begin(), shards_.end(),
+                     [&](ShardId shard) { return CheckServing(shard, now).ok(); });
+}
+
+CoreStats Core::stats(Instant now) const {
+  CoreStats stats = counts_;
+  stats.events_pending = quorum_.events_pending();
+  for (const std::unique_ptr<Peer>& peer : peers_) {
+    if (peer == nullptr) continue;
+    stats.owed_events += peer->lane.owed_events();
+    stats.owed_bytes += peer->lane.owed_bytes();
+    stats.owed_events_most = std::max(stats.owed_events_most, peer->lane.owed_events());
+    stats.lanes_dropped += peer->lane.drops();
+  }
+  for (const ShardId shard : shards_) {
+    if (!joined_[shard]) ++stats.shards_unjoined;
+    if (CheckServing(shard, now).ok()) ++stats.shards_serving;
+    const Instant complete = freshness_.CompleteAsOf(shard, now);
+    stats.staleness_us =
+        std::max(stats.staleness_us, complete == kNever ? kStalenessUnknownUs : now - complete);
+  }
+  return stats;
+}
+
+bool Core::Quiet() const {
+  return quorum_.events_pending() == 0 && session_storage_.empty() && joins_.empty() &&
+         std::all_of(peers_.begin(), peers_.end(), [](const std::unique_ptr<Peer>& peer) {
+           return peer == nullptr || (peer->lane.owed_events() == 0 && peer->session == nullptr);
+         });
+}
+
+}  // namespace allezon::replica

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "replica/core/freshness.h"
+
+#include <algorithm>
+#include <functional>
+#include <utility>
+
+namespace allezon::replica {
+namespace {
+
+// The n-th largest of `times`; the caller counts from 1.
+Instant NthLargest(std::vector<Instant>& times, size_t n) {
+  if (times.size() < n) return kNever;
+  std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(n - 1), times.end(),
+                   std::greater<>());
+  return times[n - 1];
+}
+
+}  // namespace
+
+Freshness::Freshness(const CoreOptions& options, const router::Placement& placement)
+    : options_(options),
+      placement_(placement),
+      others_needed_(placement.replication_factor - options.write_quorum),
+      peers_(placement.instances.size()),
+      syncs_(placement.instances.size()) {}
+
+template <typename Visit>
+void Freshness::ForEachOther(ShardId shard, Visit visit) const {
+  for (const router::Replica& replica : placement_.replicas[shard]) {
+    if (replica.instance != options_.self) visit(replica.instance);
+  }
+}
+
+void Freshness::Polled(uint32_t index, const v1::PollResponse& response, Instant sent,
+                       Instant now) {
+  Peer& peer = peers_[index];
+  peer.reachable = true;
+  if (sent < peer.polled) return;  // overtaken by a later one
+  if (response.incarnation() != peer.incarnation || response.lane_session() != peer.lane_session) {
+    peer.incarnation = response.incarnation();
+    peer.lane_session = response.lane_session();
+    peer.session_began = now;
+    peer.vouched = kNever;
+  }
+  peer.polled = sent;
+  peer.vouched = std::max(peer.vouched, sent - static_cast<Instant>(response.owed_age_us()));
+  peer.received.assign(response.received().begin(), response.received().end());
+  peer.received.resize(placement_.instances.size());
+  peer.unjoined.clear();
+  peer.unjoined.insert(response.unjoined_shards().begin(), response.unjoined_shards().end());
+}
+
+void Freshness::Synced(uint32_t index, ShardId shard, Instant begun, uint64_t incarnation,
+                       Received received) {
+  const Peer& peer = peers_[index];
+  // Of another incarnation nothing is known yet: what it may have lost is found out by a poll
+  // first.
+  if (incarnation != peer.incarnation) return;
+  Sync& sync = syncs_[index][shard];
+  if (sync.begun >= begun) return;
+  sync = {begun, incarnation, !peer.unjoined.contains(shard), std::move(received)};
+}
+
+const Freshness::Sync* Freshness::LastSync(uint32_t peer, ShardId shard) const {
+  const auto found = syncs_[peer].find(shard);
+  return found == syncs_[peer].end() ? nullptr : &found->second;
+}
+
+Instant Freshness::SyncBegun(uint32_t peer, ShardId shard) const {
+  const Sync* sync = LastSync(peer, shard);
+  return sync == nullptr ? kNever : sync->begun;
+}
+
+bool Freshness::IsSilent(const Peer& peer, Instant now) const {
+  return peer.vouched < now - options_.silent_after_us;
+}
+
+bool Freshness::TookSince(const Peer& peer, const Sync& sync, uint32_t coordinator) const {
+  return peer.incarnation != sync.incarnation ||
+         peer.received[coordinator] != (*sync.received)[coordinator];
+}
+
+Instant Freshness::AsOf(ShardId shard, uint32_t coordinator) const {
+  const Peer& vouching = peers_[coordinator];
+  size_t synced = 0;
+  std::vector<Instant> polls;
+  ForEachOther(shard, [&](uint32_t other) {
+    const Sync* sync = LastSync(other, shard);
+    if (sync == nullptr || !sync->joined) return;
+    if (sync->begun >= vouching.session_began) ++synced;
+    if (other != coordinator && !TookSince(peers_[other], *sync, coordinator)) {
+      polls.push_back(peers_[other].polled);
+    }
+  });
+  const bool heard = vouching.session_began != kNever;
+  const Instant own = heard && synced >= others_needed_ ? vouching.vouched : kNever;
+  return std::max(own, NthLargest(polls, others_needed_));
+}
+
+Instant Freshness::CompleteAsOf(ShardId shard, Instant now) const {
+  // Without this replica there is no quorum: it has all that was ever acknowledged.
+  if (others_needed_ == 0) return now;
+  Instant earliest = now;
+  ForEachOther(shard, [&](uint32_t other) { earliest = std::min(earliest, AsOf(shard, other)); });
+  return earliest;
+}
+
+bool Freshness::MissesSilent(uint32_t index, ShardId shard, Instant now) const {
+  const Sync* sync = LastSync(index, shard);
+  if (sync == nullptr) return false;
+  bool misses = false;
+  ForEachOther(shard, [&](uint32_t other) {
+    if (other == index || !IsSilent(peers_[other], now)) return;
+    misses = misses || TookSince(peers_[index], *sync, other);
+  });
+  return misses;
+}
+
+bool Freshness::NeedsSync(uint32_t index, ShardId shard, Instant now) const {
+  const Sync* sync = LastSync(index, shard);
+  if (sync == nullptr || sync->begun < now - options_.sync_period_us) return true;
+  if (sync->incarnation != peers_[index].incarnation) return true;
+  // It has got back its data since.
+  if (!sync->joined && !peers_[index].unjoined.contains(shard)) return true;
+  bool gap = false;
+  ForEachOther(shard,
+               [&](uint32_t other) { gap = gap || sync->begun < peers_[other].session_began; });
+  return gap || MissesSilent(index, shard, now);
+}
+
+bool Freshness::HoldsAll(ShardId shard) const {
+  size_t joined = 0;
+  size_t synced = 0;
+  size_t others = 0;
+  ForEachOther(shard, [&](uint32_t other) {
+    ++others;
+    const Sync* sync = LastSync(other, shard);
+    if (sync == nullptr || sync->begun < peers_[other].session_began ||
+        sync->incarnation != peers_[other].incarnation) {
+      return;
+    }
+    ++synced;
+    if (sync->joined) ++joined;
+  });
+  // The disk that was here before may have been one of a quorum, so one more than usual must have
+  // been seen. Where all others were seen, there is nothing else to be had.
+  return synced == others || joined >= others_needed_ + 1;
+}
+
+}  // namespace allezon::replica

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Up to when this node surely holds every acknowledged tag of a shard.
+//
+// An acknowledged tag is on at least W of a shard's RF replicas, so whoever has seen what RF - W
+// others hold has seen every tag that was acknowledged before. That, by itself, would take a sync
+// for every moment. So what others vouch for is used in between. For each other replica c of the
+// shard, all that c acknowledged up to some time is here if either
+//
+//   - c vouches: it has answered a poll within a lane session that began before RF - W peers were
+//     last synced from. What it acknowledged before the session is on W replicas, one of which was
+//     synced from; what it acknowledged since has come by its lane, but for the age of what it
+//     still owes; or
+//   - the others vouch for c: RF - W of them, c not among them, have taken nothing from c since
+//     they were synced from. Whatever c acknowledges needs W - 1 of the RF - 2 others, and so one
+//     of these.
+//
+// The shard is complete up to the earliest of these times. They are this node's: a poll counts from
+// when it was sent, a session from when it was first heard of. Not thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "allezon/v1/replica.pb.h"
+#include "replica/core/types.h"
+#include "router/placement.h"
+
+namespace allezon::replica {
+
+// By instance: calls of Replicate that a peer's incarnation had stored at some moment.
+using Received = std::shared_ptr<const std::vector<uint64_t>>;
+
+class Freshness {
+ public:
+  // `placement` must outlive it.
+  Freshness(const CoreOptions& options, const router::Placement& placement);
+
+  // A peer answered a poll that was sent at `sent`.
+  void Polled(uint32_t peer, const v1::PollResponse& response, Instant sent, Instant now);
+  // The last poll of the peer failed: it is not to be pulled from until one succeeds.
+  void PollFailed(uint32_t peer) { peers_[peer].reachable = false; }
+  // All that the peer held of the shard at `begun` is here. `received` is what the peer said of
+  // itself, as `incarnation`, not later than that.
+  void Synced(uint32_t peer, ShardId shard, Instant begun, uint64_t incarnation, Received received);
+
+  // Up to when all that was acknowledged is here; kNever where nothing is known.
+  Instant CompleteAsOf(ShardId shard, Instant now) const;
+  // Whether the shard is to be pulled from the peer: since it was last, something happened that
+  // may have left a gap.
+  bool NeedsSync(uint32_t peer, ShardId shard, Instant now) const;
+  // Whether there is a replica of the shard that vouches for nothing recent, and the peer has taken
+  // something from it since it was synced from.
+  bool MissesSilent(uint32_t peer, ShardId shard, Instant now) const;
+  // When the last sync of the shard from the peer began; kNever where there was none.
+  Instant SyncBegun(uint32_t peer, ShardId shard) const;
+  bool Reachable(uint32_t peer) const { return peers_[peer].reachable; }
+  // Enough of the shard was pulled to hold all that any quorum had when this node's disk was new.
+  bool HoldsAll(ShardId shard) const;
+
+ private:
+  struct Peer {
+    bool reachable = false;
+    uint64_t incarnation = 0;
+    uint64_t lane_session = 0;
+    Instant session_began = kNever;  // when this node first heard of it
+    Instant vouched = kNever;        // all that it acknowledged up to then is here, or was before
+                                     // the session
+    Instant polled = kNever;         // when the last answered poll was sent
+    std::vector<uint64_t> received;
+    absl::flat_hash_set<ShardId> unjoined;
+  };
+  struct Sync {
+    Instant begun = kNever;
+    uint64_t incarnation = 0;
+    bool joined = false;  // the peer held all that it ever acknowledged
+    Received received;
+  };
+
+  const Sync* LastSync(uint32_t peer, ShardId shard) const;
+  bool IsSilent(const Peer& peer, Instant now) const;
+  // Whether the peer has taken something from `coordinator` since it was synced from.
+  bool TookSince(const Peer& peer, const Sync& sync, uint32_t coordinator) const;
+  Instant AsOf(ShardId shard, uint32_t coordinator) const;
+  template <typename Visit>
+  void ForEachOther(ShardId shard, Visit visit) const;
+
+  const CoreOptions& options_;
+  const router::Placement& placement_;
+  const uint32_t others_needed_;                           // RF - W
+  std::vector<Peer> peers_;                                // by instance
+  std::vector<absl::flat_hash_map<ShardId, Sync>> syncs_;  // by instance
+};
+
+}  // namespace allezon::replica

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Counts the votes of the writes that this node coordinates.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "replica/core/types.h"
+
+namespace allezon::replica {
+
+// Each event has one vote for each replica of its shard. It is acknowledged at `write_quorum` votes
+// for it, and fails as soon as too few are left, or at the deadline. A write is answered when all
+// of its events are decided. Not thread-safe.
+class Quorum {
+ public:
+  Quorum(uint32_t write_quorum, size_t events_pending_max)
+      : write_quorum_(write_quorum), events_pending_max_(events_pending_max) {}
+
+  // `voters`, by event: how many may vote. kResourceExhausted where too much is pending.
+  absl::Status Begin(WriteId id, absl::Span<const uint8_t> voters, Instant deadline);
+
+  // A replica has the event durably, and its word counts. Also after it was counted out.
+  void Yes(WriteId id, uint32_t event, bool was_counted_out, std::vector<WriteOutcome>& outcomes);
+  // A replica will not have it soon, or its word does not count.
+  void CountOut(WriteId id, uint32_t event, const absl::Status& why,
+                std::vector<WriteOutcome>& outcomes);
+  // Ends what has waited too long.
+  void Expire(Instant now, std::vector<WriteOutcome>& outcomes);
+
+  bool IsPending(WriteId id) const { return writes_.contains(id); }
+  size_t events_pending() const { return events_pending_; }
+
+ private:
+  struct Event {
+    uint8_t yes = 0;
+    uint8_t open = 0;  // votes that may still come
+    bool decided = false;
+  };
+  struct Pending {
+    std::vector<Event> events;
+    size_t undecided = 0;
+    std::vector<absl::Status> failures;  // empty while there is none
+    Instant deadline = 0;
+  };
+  using Writes = absl::flat_hash_map<WriteId, Pending>;
+
+  void Fail(Pending& write, uint32_t event, const absl::Status& why);
+  void EndIfDecided(Writes::iterator write, std::vector<WriteOutcome>& outcomes);
+  void End(Writes::iterator write, std::vector<WriteOutcome>& outcomes);
+
+  const uint32_t write_quorum_;
+  const size_t events_pending_max_;
+  size_t events_pending_ = 0;
+  Writes writes_;
+  std::multimap<Instant, WriteId> deadlines_;
+};
+
+}  // namespace allezon::replica

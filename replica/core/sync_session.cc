@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "replica/core/sync_session.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace allezon::replica {
+namespace {
+
+constexpr size_t kIdBytes = 16;
+// Where a peer has this many times the events of a minute, they are pulled without asking for ids.
+constexpr uint64_t kWholeMinuteRatio = 2;
+
+bool SameSet(const v1::SetDigest& theirs, const Digest& own) {
+  return theirs.count() == own.count && theirs.sum_low() == absl::Uint128Low64(own.sum) &&
+         theirs.sum_high() == absl::Uint128High64(own.sum);
+}
+
+}  // namespace
+
+SyncSession::SyncSession(uint64_t placement_version, uint32_t self, std::vector<ShardId> shards,
+                         bool with_rows, const DigestSource& digests)
+    : placement_version_(placement_version),
+      self_(self),
+      asked_(std::move(shards)),
+      with_rows_(with_rows),
+      digests_(digests) {}
+
+SyncSession::Next SyncSession::Begin(Instant now) {
+  return with_rows_ ? AskTaken() : AskShards(now);
+}
+
+absl::StatusOr<SyncSession::Next> SyncSession::Answered(PeerResponse response, Instant now) {
+  bytes_ += std::visit([](const auto& message) { return message.ByteSizeLong(); }, response);
+  const auto mismatch = [] { return absl::InternalError("a peer's answer is of another kind"); };
+  switch (step_) {
+    case Step::kTaken:
+      if (auto* taken = std::get_if<v1::ReadTakenResponse>(&response)) {
+        return TookTaken(*taken, now);
+      }
+      return mismatch();
+    case Step::kShards:
+    case Step::kHours:
+    case Step::kMinutes:
+      if (auto* digests = std::get_if<v1::ReadDigestsResponse>(&response)) {
+        return TookDigests(*digests);
+      }
+      return mismatch();
+    case Step::kIds:
+      if (auto* ids = std::get_if<v1::ReadIdsResponse>(&response)) return TookIds(*ids);
+      return mismatch();
+    case Step::kEventsById:
+    case Step::kAllEvents:
+      if (auto* events = std::get_if<v1::ReadEventsResponse>(&response)) {
+        return TookEvents(*events);
+      }
+      return mismatch();
+    case Step::kRows:
+      if (auto* rows = std::get_if<v1::ReadRowsResponse>(&response)) return TookRows(*rows);
+      return mismatch();
+  }
+  return mismatch();
+}
+
+SyncSession::Next SyncSession::Stored(std::string missing) {
+  switch (step_) {
+    case Step::kTaken:
+      // Answered goes on with the next page; this is after the last one was adopted, or before it.
+      return AskTaken();
+    case Step::kIds:
+      missing_ = std::move(missing);
+      if (missing_.empty()) return has_more_ids_ ? AskIds() : NextMinute();
+      return AskEvents();
+    case Step::kEventsById:
+      if (!missing_.empty()) return AskEvents();
+      after_ = ids_end_;
+      return has_more_ids_ ? AskIds() : NextMinute();
+    case Step::kAllEvents:
+      return has_more_ ? AskEvents() : NextMinute();
+    case Step::kRows:
+      return has_more_ ? AskRows() : EndShard();
+    default:
+      return {};
+  }
+}
+
+std::vector<ShardId> SyncSession::TakePulled() { return std::exchange(pulled_, {}); }
+
+uint64_t SyncSession::TakeBytes() { return std::exchange(bytes_, 0); }
+
+// --- what retention took
+// --------------------------------------------------------------------------
+
+SyncSession::Next SyncSession::AskTaken() {
+  step_ = Step::kTaken;
+  v1::ReadTakenRequest request;
+  request.set_placement_version(placement_version_);
+  if (taken_after_) request.set_after_minute(*taken_after_);
+  return PeerRequest(std::move(request));
+}
+
+SyncSession::Next SyncSession::TookTaken(v1::ReadTakenResponse& response, Instant now) {
+  if (response.minutes().empty()) return AskShards(now);
+  taken_after_ = response.minutes().rbegin()->minute();
+  AdoptTaken adopt;
+  adopt.minutes.assign(response.minutes().begin(), response.minutes().end());
+  return StorageRequest(std::move(adopt));
+}
+
+// --- digests
+// --------------------------------------------------------------------------------------
+
+SyncSession::Next SyncSession::AskDigests(Step step, v1::DigestLevel level,
+                                          absl::Span<const ShardId> shards, int64_t hour) {
+  step_ = step;
+  v1::ReadDigestsRequest request;
+  request.set_placement_version(placement_version_);
+  request.set_from_instance(self_);
+  request.set_level(level);
+  request.mutable_shards()->Add(shards.begin(), shards.end());
+  request.set_hour(hour);
+  return PeerRequest(std::move(request));
+}
+
+SyncSession::Next SyncSession::AskShards(Instant now) {
+  begun_ = now;
+  return AskDigests(Step::kShards, v1::DIGEST_LEVEL_SHARD, asked_, 0);
+}
+
+SyncSession::Next SyncSession::AskMinutes() {
+  return AskDigests(Step::kMinutes, v1::DIGEST_LEVEL_MINUTE, {shards_.front()}, hours_.front());
+}
+
+SyncSession::Next SyncSession::TookDigests(const v1::ReadDigestsResponse& response) {
+  if (step_ == Step::kShards) {
+    incarnation_ = response.incarnation();
+    received_ = std::make_shared<std::vector<uint64_t>>(response.received().begin(),
+                                                        response.received().end());
+    shards_.assign(asked_.begin(), asked_.end());
+    // Equal sets are done with, but for the rows.
+    std::vector<ShardId> differ;
+    for (const v1::SetDigest& theirs : response.digests()) {
+      if (!SameSet(theirs, digests_.ShardDigest(theirs.shard()))) differ.push_back(theirs.shard());
+    }
+    std::erase_if(shards_, [&](ShardId shard) {
+      if (with_rows_ || std::find(differ.begin(), differ.end(), shard) != differ.end()) {
+        return false;
+      }
+      pulled_.push_back(shard);
+      return true;
+    });
+    return NextShard();
+  }
+  if (step_ == Step::kHours) {
+    for (const v1::SetDigest& theirs : response.digests()) {
+      if (!SameSet(theirs, digests_.HourDigest(shards_.front(), theirs.start()))) {
+        hours_.push_back(theirs.start());
+      }
+    }
+    if (!hours_.empty()) return AskMinutes();
+    return NextMinute();
+  }
+  for (const v1::SetDigest& theirs : response.digests()) {
+    const Digest own = digests_.MinuteDigest(shards_.front(), theirs.start());
+    if (SameSet(theirs, own)) continue;
+    minutes_.push_back({theirs.start(), theirs.count() > kWholeMinuteRatio * own.count});
+  }
+  hours_.pop_front();
+  after_.clear();
+  if (minutes_.empty()) return NextMinute();
+  return minutes_.front().whole ? AskEvents() : AskIds();
+}
+
+// --- ids and events
+// -------------------------------------------------------------------------------
+
+SyncSession::Next SyncSession::AskIds() {
+  step_ = Step::kIds;
+  v1::ReadIdsRequest request;
+  request.set_placement_version(placement_version_);
+  request.set_shard(shards_.front());
+  request.set_minute(minutes_.front().minute);
+  request.set_after_id(after_);
+  return PeerRequest(std::move(request));
+}
+
+SyncSession::Next SyncSession::TookIds(v1::ReadIdsResponse& response) {
+  if (response.ids().size() < kIdBytes) return NextMinute();
+  has_more_ids_ = response.has_more();
+  ids_end_ = response.ids().substr(response.ids().size() - kIdBytes);
+  after_ = ids_end_;
+  FindMissing find;
+  find.shard = shards_.front();
+  find.minute = minutes_.front().minute;
+  find.ids = std::move(*response.mutable_ids());
+  find.accepted_s.assign(response.accepted_s().begin(), response.accepted_s().end());
+  return StorageRequest(std::move(find));
+}
+
+SyncSession::Next SyncSession::AskEvents() {
+  v1::ReadEventsRequest request;
+  request.set_placement_version(placement_version_);
+  request.set_shard(shards_.front());
+  request.set_minute(minutes_.front().minute);
+  if (minutes_.front().whole) {
+    step_ = Step::kAllEvents;
+    request.set_after_id(after_);
+  } else {
+    step_ = Step::kEventsById;
+    request.set_ids(missing_);
+  }
+  return PeerRequest(std::move(request));
+}
+
+SyncSession::Next SyncSession::TookEvents(v1::ReadEventsResponse& response) {
+  has_more_ = response.has_more() && !response.events().empty();
+  if (step_ == Step::kEventsById) {
+    // Those up to the last one were looked at; what is not there any more was taken by retention.
+    size_t looked_at = missing_.size();
+    if (has_more_) {
+      const size_t last = missing_.rfind(response.events().rbegin()->id());
+      if (last != std::string::npos) looked_at = last + kIdBytes;
+    }
+    missing_.erase(0, looked_at);
+  } else if (!response.events().empty()) {
+    after_ = response.events().rbegin()->id();
+  }
+  if (response.events().empty()) return Stored("");
+  events_ += response.events().size();
+  StoreEvents store;
+  store.events.reserve(response.events().size());
+  for (v1::Event& event : *response.mutable_events()) store.events.push_back(std::move(event));
+  return StorageRequest(std::move(store));
+}
+
+SyncSession::Next SyncSession::NextMinute() {
+  if (!minutes_.empty()) minutes_.pop_front();
+  after_.clear();
+  missing_.clear();
+  if (!minutes_.empty()) return minutes_.front().whole ? AskEvents() : AskIds();
+  if (!hours_.empty()) return AskMinutes();
+  return with_rows_ ? AskRows() : EndShard();
+}
+
+// --- rows, and the end of a shard
+// -----------------------------------------------------------------
+
+SyncSession::Next SyncSession::AskRows() {
+  step_ = Step::kRows;
+  v1::ReadRowsRequest request;
+  request.set_placement_version(placement_version_);
+  request.set_shard(shards_.front());
+  request.set_after_key(after_);
+  return PeerRequest(std::move(request));
+}
+
+SyncSession::Next SyncSession::TookRows(v1::ReadRowsResponse& response) {
+  has_more_ = response.has_more() && !response.rows().empty();
+  if (response.rows().empty()) return EndShard();
+  after_ = response.rows().rbegin()->key();
+  StoreRows store;
+  store.shard = shards_.front();
+  store.rows.reserve(response.rows().size());
+  for (v1::ViewRow& row : *response.mutable_rows()) store.rows.push_back(std::move(row));
+  return StorageRequest(std::move(store));
+}
+
+SyncSession::Next SyncSession::EndShard() {
+  pulled_.push_back(shards_.front());
+  shards_.pop_front();
+  return NextShard();
+}
+
+SyncSession::Next SyncSession::NextShard() {
+  after_.clear();
+  if (shards_.empty()) return {};
+  return AskDigests(Step::kHours, v1::DIGEST_LEVEL_HOUR, {shards_.front()}, 0);
+}
+
+}  // namespace allezon::replica

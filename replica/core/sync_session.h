@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// One pull of some shards from one peer: afterwards this node holds all that the peer held when the
+// session began.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "allezon/v1/replica.pb.h"
+#include "replica/core/freshness.h"
+#include "replica/core/types.h"
+
+namespace allezon::replica {
+
+// Digests from coarse to fine, then ids, then events, one operation at a time, each bounded. It
+// leaves nothing behind but what was committed: one that breaks off is begun anew and finds what is
+// still missing. Retention is no fault: events that either side takes meanwhile are missing to
+// nobody. Not thread-safe.
+class SyncSession {
+ public:
+  // What is to be done next; monostate: nothing, it has ended.
+  using Next = std::variant<std::monostate, PeerRequest, StorageRequest>;
+
+  // `digests` must outlive it. `with_rows`: also what retention took and what views keep of it.
+  SyncSession(uint64_t placement_version, uint32_t self, std::vector<ShardId> shards,
+              bool with_rows, const DigestSource& digests);
+
+  // `now` is when the returned request is sent.
+  Next Begin(Instant now);
+  // The operation of the last Next succeeded. kInternal: the peer answers what was not asked.
+  absl::StatusOr<Next> Answered(PeerResponse response, Instant now);
+  Next Stored(std::string missing);
+
+  // Shards that have been pulled whole, each returned once.
+  std::vector<ShardId> TakePulled();
+  // From the first answer about digests; all that was pulled, the peer held at `begun`.
+  Instant begun() const { return begun_; }
+  uint64_t incarnation() const { return incarnation_; }
+  const Received& received() const { return received_; }
+
+  uint64_t events() const { return events_; }  // that were pulled
+  // Of answers since the last call.
+  uint64_t TakeBytes();
+
+ private:
+  enum class Step { kTaken, kShards, kHours, kMinutes, kIds, kEventsById, kAllEvents, kRows };
+
+  Next AskTaken();
+  Next AskDigests(Step step, v1::DigestLevel level, absl::Span<const ShardId> shards, int64_t hour);
+  Next AskShards(Instant now);
+  Next AskMinutes();
+  Next AskIds();
+  Next AskEvents();
+  Next AskRows();
+  // Goes on with the next minute, hour, rows or shard.
+  Next NextMinute();
+  Next EndShard();
+  Next NextShard();
+
+  Next TookTaken(v1::ReadTakenResponse& response, Instant now);
+  Next TookDigests(const v1::ReadDigestsResponse& response);
+  Next TookIds(v1::ReadIdsResponse& response);
+  Next TookEvents(v1::ReadEventsResponse& response);
+  Next TookRows(v1::ReadRowsResponse& response);
+
+  const uint64_t placement_version_;
+  const uint32_t self_;
+  const std::vector<ShardId> asked_;
+  const bool with_rows_;
+  const DigestSource& digests_;
+
+  Step step_ = Step::kTaken;
+  Instant begun_ = kNever;
+  uint64_t incarnation_ = 0;
+  Received received_;
+  std::deque<ShardId> shards_;  // still to be looked into, the first one is under way
+  std::deque<int64_t> hours_;   // of that shard
+  struct Minute {
+    int64_t minute = 0;
+    bool whole = false;  // little of it is here: events are pulled without a look at ids
+  };
+  std::deque<Minute> minutes_;
+  std::string after_;    // the last id, event id or row key that was looked at
+  std::string missing_;  // ids of events to ask for
+  bool has_more_ = false;
+  bool has_more_ids_ = false;
+  std::string ids_end_;  // the last id of the page that missing_ is of
+  std::optional<int64_t> taken_after_;
+
+  std::vector<ShardId> pulled_;
+  uint64_t events_ = 0;
+  uint64_t bytes_ = 0;
+};
+
+}  // namespace allezon::replica

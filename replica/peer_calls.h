@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Calls to peers: what the core wants sent, sent over gRPC.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <unordered_set>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "allezon/v1/replica.grpc.pb.h"
+#include "replica/core/types.h"
+#include "router/channels.h"
+
+namespace allezon::replica {
+
+// Thread-safe. Callbacks come from gRPC's threads.
+class PeerCalls {
+ public:
+  using Replicated = std::function<void(uint32_t peer, BatchId batch, const absl::Status&,
+                                        const v1::ReplicateResponse&)>;
+  using Ended = std::function<void(CallId, const absl::Status&, PeerResponse)>;
+
+  // `channels` must outlive it.
+  PeerCalls(router::Channels& channels, uint32_t self, Replicated replicated, Ended ended);
+  // Stops.
+  ~PeerCalls();
+
+  void Send(const Actions::Replicate& batch);
+  void Send(Actions::Call call);
+  // Cancels what is under way and waits until its callbacks have ended. What is sent later is told
+  // kCancelled at once. Idempotent.
+  void Stop();
+
+ private:
+  struct Flight;
+  template <typename Request, typename Response>
+  struct Unary;
+
+  // False once stopped.
+  bool Depart(Flight* flight);
+  void Land(Flight* flight);
+  template <typename Response, typename Request>
+  void SendUnary(const Actions::Call& call, Request request);
+
+  const router::Placement& placement_;
+  const uint32_t self_;
+  const Replicated replicated_;
+  const Ended ended_;
+  std::vector<std::unique_ptr<v1::ReplicaService::Stub>> stubs_;
+  absl::Mutex mutex_;
+  std::unordered_set<Flight*> flights_ ABSL_GUARDED_BY(mutex_);
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace allezon::replica

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the store takes away: minutes that retention allows, and those that a peer took.
+#include <rocksdb/write_batch.h>
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "replica/store.h"
+#include "replica/store_internal.h"
+
+namespace allezon::replica {
+namespace {
+
+// A minute is taken when its newest event is older than the retention and this share of it more.
+// Copies of one keyed event may carry acceptances that differ by what a client waits between its
+// tries; up to the margin they are all covered by what is recorded as taken, on every replica.
+constexpr int kMarginDivisor = 24;
+
+}  // namespace
+
+bool Store::Maintain() {
+  // RocksDB refuses all writes after one failed; once the cause has gone (room on the disk), it
+  // goes on where it was.
+  if (!healthy() && db_->Resume().ok()) healthy_.store(true, std::memory_order_relaxed);
+  int64_t minute = 0;
+  uint32_t taken_through_s = 0;
+  if (!healthy() || !MinuteToTake(&minute, &taken_through_s)) return false;
+  return TakeMinute(minute, taken_through_s).ok();
+}
+
+bool Store::MinuteToTake(int64_t* minute, uint32_t* taken_through_s) const {
+  const int64_t newest_ms = NewestTimeMs();
+  const absl::Time oldest_kept = options_.clock() - options_.retention;
+  const int64_t through_s = absl::ToUnixSeconds(oldest_kept);
+  const int64_t oldest_left_s =
+      absl::ToUnixSeconds(oldest_kept - options_.retention / kMarginDivisor);
+  absl::MutexLock lock(&mutex_);
+  for (const auto& [candidate, shards] : buckets_.minutes()) {
+    if ((candidate + 1) * router::kMinuteMs >
+        newest_ms - absl::ToInt64Milliseconds(options_.retention)) {
+      return false;
+    }
+    uint32_t newest_accepted_s = 0;
+    for (const auto& [shard, bucket] : shards) {
+      newest_accepted_s = std::max(newest_accepted_s, bucket.newest_accepted_s);
+    }
+    if (newest_accepted_s >= oldest_left_s) continue;
+    *minute = candidate;
+    // Above its newest acceptance, and fits: it is between that and now.
+    *taken_through_s = static_cast<uint32_t>(through_s);
+    return true;
+  }
+  return false;
+}
+
+absl::Status Store::TakeMinute(int64_t minute, uint32_t taken_through_s) {
+  rocksdb::WriteBatch batch;
+  absl::StatusOr<Taking> taking = StageTake(minute, taken_through_s, batch);
+  if (!taking.ok()) return taking.status();
+  return WriteTaken({&*taking, 1}, batch);
+}
+
+absl::Status Store::AdoptTaken(absl::Span<const v1::TakenMinute> minutes) {
+  const int64_t oldest_kept_s = absl::ToUnixSeconds(options_.clock() - options_.retention);
+  // Most are minutes of which nothing is here: those go with one write.
+  rocksdb::WriteBatch records;
+  std::vector<Taking> recorded;
+  for (const v1::TakenMinute& taken : minutes) {
+    const uint32_t through_s = taken.taken_through_s();
+    if (through_s <= TakenThroughS(taken.minute()) || through_s > oldest_kept_s) continue;
+    if (MinuteDigest(taken.minute()).count > 0) {
+      absl::Status status = TakeMinute(taken.minute(), through_s);
+      if (!status.ok()) return status;
+      continue;
+    }
+    absl::StatusOr<Taking> taking = StageTake(taken.minute(), through_s, records);
+    if (!taking.ok()) return taking.status();
+    recorded.push_back(*std::move(taking));
+  }
+  return recorded.empty() ? absl::OkStatus() : WriteTaken(recorded, records);
+}
+
+absl::StatusOr<Store::Taking> Store::StageTake(int64_t minute, uint32_t through_s,
+                                               rocksdb::WriteBatch& batch) const {
+  Taking taking{minute, std::max(through_s, TakenThroughS(minute)), {}};
+  bool takes_all = true;
+  {
+    absl::MutexLock lock(&mutex_);
+    const auto found = buckets_.minutes().find(minute);
+    if (found != buckets_.minutes().end()) {
+      for (const auto& [shard, bucket] : found->second) {
+        taking.buckets.try_emplace(shard);
+        takes_all = takes_all && bucket.newest_accepted_s <= taking.through_s;
+      }
+    }
+  }
+  if (!taking.buckets.empty()) {
+    absl::Status status = StageTakeEvents(taking, takes_all, batch);
+    if (!status.ok()) return status;
+  }
+  batch.Put(column_families_[kTakenCf], MinuteKey(minute), SecondsValue(taking.through_s));
+  view_.StageTakeMinute(minute, taking.through_s, batch);
+  return taking;
+}
+
+absl::Status Store::StageTakeEvents(Taking& taking, bool takes_all,
+                                    rocksdb::WriteBatch& batch) const {
+  const std::string begin = MinuteKey(taking.minute);
+  const std::string end = MinuteKey(taking.minute + 1);
+  std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator({}, column_families_[kLogCf]));
+  for (it->Seek(begin); it->Valid() && it->key().compare(end) < 0; it->Next()) {
+    const auto key = ParseLogKey(it->key().ToStringView());
+    const auto value = ParseLogValue(it->value().ToStringView());
+    if (!key || !value) {
+      return absl::DataLossError(absl::StrCat("an event of minute ", taking.minute, " in ",
+                                              options_.path, " cannot be read"));
+    }
+    if (value->accepted_s > taking.through_s) {
+      taking.buckets[key->shard].Add(key->event_id, value->accepted_s, value->tag);
+      continue;
+    }
+    if (!takes_all) batch.Delete(column_families_[kLogCf], it->key());
+    if (router::IsKeyed(key->event_id)) {
+      batch.Delete(column_families_[kKeyedCf], KeyedKey(key->shard, key->event_id));
+    }
+  }
+  if (!it->status().ok()) return FromRocks(it->status(), "reading a minute to take");
+  if (takes_all) {
+    // One range tombstone instead of one for each event.
+    batch.DeleteRange(column_families_[kLogCf], begin, end);
+    batch.DeleteRange(column_families_[kDigestCf], begin, end);
+    return absl::OkStatus();
+  }
+  for (const auto& [shard, bucket] : taking.buckets) {
+    StageBucket(taking.minute, shard, bucket, batch);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Store::WriteTaken(absl::Span<const Taking> taken, rocksdb::WriteBatch& batch) {
+  if (absl::Status status = Write(batch); !status.ok()) return status;
+  {
+    absl::MutexLock lock(&mutex_);
+    for (const Taking& taking : taken) {
+      for (const auto& [shard, bucket] : taking.buckets) {
+        buckets_.Set(taking.minute, shard, bucket);
+      }
+      taken_through_s_[taking.minute] = taking.through_s;
+    }
+  }
+  for (const Taking& taking : taken) view_.MinuteTaken(taking.minute, taking.through_s);
+  return absl::OkStatus();
+}
+
+}  // namespace allezon::replica

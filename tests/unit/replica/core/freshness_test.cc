@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A shard with the replicas 0 (this node), 1 and 2, and a write quorum of 2: one other replica's
+// set is enough to have seen all that was acknowledged.
+#include "replica/core/freshness.h"
+
+#include <gtest/gtest.h>
+
+#include "absl/strings/str_cat.h"
+
+namespace allezon::replica {
+namespace {
+
+router::Placement Replicas(uint32_t rf, uint32_t write_quorum) {
+  std::vector<router::Instance> instances;
+  for (uint32_t i = 0; i < rf; ++i) {
+    instances.push_back({absl::StrCat("n", i), absl::StrCat("h", i, ":1"), ""});
+  }
+  return *router::MakePlacement(std::move(instances), 1, rf, write_quorum);
+}
+
+class FreshnessTest : public testing::Test {
+ protected:
+  void Poll(uint32_t peer, Instant sent, Instant now) {
+    v1::PollResponse response;
+    response.set_incarnation(incarnation_[peer]);
+    response.set_lane_session(session_[peer]);
+    response.set_owed_age_us(owed_age_us_[peer]);
+    for (const uint64_t count : received_[peer]) response.add_received(count);
+    if (unjoined_[peer]) response.add_unjoined_shards(0);
+    freshness_.Polled(peer, response, sent, now);
+  }
+  void Sync(uint32_t peer, Instant begun) {
+    freshness_.Synced(peer, 0, begun, incarnation_[peer],
+                      std::make_shared<std::vector<uint64_t>>(received_[peer]));
+  }
+  Instant Complete(Instant now) { return freshness_.CompleteAsOf(0, now); }
+
+  CoreOptions options_ = {
+      .self = 0, .write_quorum = 2, .silent_after_us = 100, .sync_period_us = 1'000'000};
+  router::Placement placement_ = Replicas(3, 2);
+  Freshness freshness_{options_, placement_};
+  uint64_t incarnation_[3] = {1, 1, 1};
+  uint64_t session_[3] = {1, 1, 1};
+  uint64_t owed_age_us_[3] = {};
+  bool unjoined_[3] = {};
+  std::vector<uint64_t> received_[3] = {{0, 0, 0}, {0, 0, 0}, {0, 0, 0}};
+};
+
+TEST_F(FreshnessTest, NothingIsKnownBeforeTheFirstSync) {
+  EXPECT_EQ(Complete(10), kNever);
+  Poll(1, 10, 12);
+  Poll(2, 10, 12);
+  EXPECT_EQ(Complete(20), kNever);
+  EXPECT_TRUE(freshness_.NeedsSync(1, 0, 20));
+}
+
+TEST_F(FreshnessTest, PollsVouchFromWhenTheyWereSentButForWhatIsOwed) {
+  Poll(1, 10, 12);
+  Poll(2, 10, 12);
+  Sync(1, 20);
+  EXPECT_EQ(Complete(25), 10);
+  owed_age_us_[2] = 7;
+  received_[1][2] = 1;  // so that 1 does not vouch for 2
+  Poll(1, 30, 33);
+  Poll(2, 30, 33);
+  EXPECT_EQ(Complete(40), 23);
+}
+
+TEST_F(FreshnessTest, ANewLaneSessionCountsOnlyAfterASyncThatBeganLater) {
+  Poll(1, 10, 12);
+  Poll(2, 10, 12);
+  Sync(1, 20);
+  Sync(2, 20);
+  ++session_[2];
+  received_[1][2] = 5;  // so that 1 does not vouch for 2
+  Poll(1, 30, 32);
+  Poll(2, 30, 32);
+  EXPECT_EQ(Complete(40), kNever);
+  EXPECT_TRUE(freshness_.NeedsSync(1, 0, 40));
+  Sync(1, 31);
+  EXPECT_TRUE(freshness_.NeedsSync(1, 0, 40)) << "it began before the session was heard of";
+  Sync(1, 33);
+  EXPECT_EQ(Complete(40), 30);
+}
+
+TEST_F(FreshnessTest, ASilentReplicaIsVouchedForByAnotherThatTookNothingFromIt) {
+  Poll(1, 10, 12);
+  Poll(2, 10, 12);
+  Sync(1, 20);
+  for (Instant now = 100; now <= 1000; now += 100) Poll(1, now, now + 2);
+  EXPECT_EQ(Complete(1010), 1000);
+  // It is alive somewhere and writes by way of 1.
+  received_[1][2] = 1;
+  Poll(1, 1100, 1102);
+  EXPECT_EQ(Complete(1110), 10);
+  EXPECT_TRUE(freshness_.MissesSilent(1, 0, 1110));
+  EXPECT_TRUE(freshness_.NeedsSync(1, 0, 1110));
+  Sync(1, 1120);
+  EXPECT_FALSE(freshness_.NeedsSync(1, 0, 1130));
+  EXPECT_EQ(Complete(1130), 1100);
+}
+
+TEST_F(FreshnessTest, APeerThatRestartedVouchesForNobodyUntilItIsSyncedFromAgain) {
+  Poll(1, 10, 12);
+  Poll(2, 10, 12);
+  Sync(1, 20);
+  Poll(1, 500, 502);
+  EXPECT_EQ(Complete(510), 500);
+  incarnation_[1] = 2;
+  Poll(1, 600, 602);
+  EXPECT_LT(Complete(610), 500);
+  Sync(1, 620);
+  EXPECT_EQ(Complete(630), 600);
+}
+
+TEST_F(FreshnessTest, WhatAnEmptyDiskHoldsProvesNothing) {
+  unjoined_[1] = true;
+  Poll(1, 10, 12);
+  Poll(2, 10, 12);
+  Sync(1, 20);
+  EXPECT_EQ(Complete(30), kNever);
+  unjoined_[1] = false;
+  Poll(1, 40, 42);
+  EXPECT_TRUE(freshness_.NeedsSync(1, 0, 45)) << "it has its data back";
+  Sync(1, 50);
+  Poll(1, 60, 62);
+  Poll(2, 60, 62);
+  EXPECT_EQ(Complete(65), 60);
+}
+
+TEST_F(FreshnessTest, AnEmptyDiskIsWholeAfterOneMoreThanUsual) {
+  Poll(1, 10, 12);
+  Poll(2, 10, 12);
+  EXPECT_FALSE(freshness_.HoldsAll(0));
+  Sync(1, 20);
+  EXPECT_FALSE(freshness_.HoldsAll(0)) << "the disk that was lost may have made a quorum with 2";
+  Sync(2, 20);
+  EXPECT_TRUE(freshness_.HoldsAll(0));
+}
+
+TEST(FreshnessOfTwoTest, WhereEveryReplicaIsInEveryQuorumNothingCanBeMissing) {
+  const CoreOptions options = {.self = 0, .write_quorum = 2};
+  const router::Placement placement = Replicas(2, 2);
+  const Freshness freshness(options, placement);
+  EXPECT_EQ(freshness.CompleteAsOf(0, 77), 77);
+}
+
+}  // namespace
+}  // namespace allezon::replica

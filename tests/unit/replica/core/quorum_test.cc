@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "replica/core/quorum.h"
+
+#include <gtest/gtest.h>
+
+namespace allezon::replica {
+namespace {
+
+const absl::Status kDown = absl::UnavailableError("down");
+
+TEST(QuorumTest, AcknowledgesAtTheQuorumAndNotBefore) {
+  Quorum quorum(2, 100);
+  std::vector<WriteOutcome> outcomes;
+  ASSERT_TRUE(quorum.Begin(7, {3}, 1000).ok());
+  quorum.Yes(7, 0, false, outcomes);
+  EXPECT_TRUE(outcomes.empty());
+  quorum.Yes(7, 0, false, outcomes);
+  ASSERT_EQ(outcomes.size(), 1u);
+  EXPECT_EQ(outcomes[0].id, 7u);
+  EXPECT_TRUE(outcomes[0].failures.empty());
+  EXPECT_FALSE(quorum.IsPending(7));
+  quorum.Yes(7, 0, false, outcomes);  // the third one comes late
+  EXPECT_EQ(outcomes.size(), 1u);
+}
+
+TEST(QuorumTest, FailsAsSoonAsTooFewVotesAreLeft) {
+  Quorum quorum(2, 100);
+  std::vector<WriteOutcome> outcomes;
+  ASSERT_TRUE(quorum.Begin(1, {3}, 1000).ok());
+  quorum.CountOut(1, 0, kDown, outcomes);
+  EXPECT_TRUE(outcomes.empty());
+  quorum.CountOut(1, 0, kDown, outcomes);
+  ASSERT_EQ(outcomes.size(), 1u);
+  ASSERT_EQ(outcomes[0].failures.size(), 1u);
+  EXPECT_EQ(outcomes[0].failures[0].code(), absl::StatusCode::kUnavailable);
+}
+
+TEST(QuorumTest, AReplicaThatWasCountedOutMayStillSayYes) {
+  Quorum quorum(2, 100);
+  std::vector<WriteOutcome> outcomes;
+  ASSERT_TRUE(quorum.Begin(1, {3}, 1000).ok());
+  quorum.CountOut(1, 0, kDown, outcomes);
+  quorum.Yes(1, 0, true, outcomes);
+  quorum.Yes(1, 0, false, outcomes);
+  ASSERT_EQ(outcomes.size(), 1u);
+  EXPECT_TRUE(outcomes[0].failures.empty());
+}
+
+TEST(QuorumTest, AnswersOnceEveryEventIsDecidedEachForItself) {
+  Quorum quorum(1, 100);
+  std::vector<WriteOutcome> outcomes;
+  ASSERT_TRUE(quorum.Begin(1, {1, 1}, 1000).ok());
+  quorum.CountOut(1, 1, kDown, outcomes);
+  EXPECT_TRUE(outcomes.empty());
+  quorum.Yes(1, 0, false, outcomes);
+  ASSERT_EQ(outcomes.size(), 1u);
+  EXPECT_TRUE(outcomes[0].failures[0].ok());
+  EXPECT_FALSE(outcomes[0].failures[1].ok());
+}
+
+TEST(QuorumTest, TheDeadlineEndsWhatIsUndecidedOnly) {
+  Quorum quorum(2, 100);
+  std::vector<WriteOutcome> outcomes;
+  ASSERT_TRUE(quorum.Begin(1, {3, 3}, 1000).ok());
+  ASSERT_TRUE(quorum.Begin(2, {3}, 2000).ok());
+  quorum.Yes(1, 0, false, outcomes);
+  quorum.Yes(1, 0, false, outcomes);
+  quorum.Expire(999, outcomes);
+  EXPECT_TRUE(outcomes.empty());
+  quorum.Expire(1000, outcomes);
+  ASSERT_EQ(outcomes.size(), 1u);
+  EXPECT_TRUE(outcomes[0].failures[0].ok());
+  EXPECT_EQ(outcomes[0].failures[1].code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_TRUE(quorum.IsPending(2));
+  EXPECT_EQ(quorum.events_pending(), 1u);
+}
+
+TEST(QuorumTest, RefusesMoreThanItsBound) {
+  Quorum quorum(1, 3);
+  std::vector<WriteOutcome> outcomes;
+  ASSERT_TRUE(quorum.Begin(1, {1, 1}, 1000).ok());
+  EXPECT_EQ(quorum.Begin(2, {1, 1}, 1000).code(), absl::StatusCode::kResourceExhausted);
+  quorum.Expire(1000, outcomes);
+  EXPECT_TRUE(quorum.Begin(2, {1, 1}, 2000).ok());
+}
+
+}  // namespace
+}  // namespace allezon::replica
