@@ -39,6 +39,13 @@ void SetPrefix(std::string& key, router::ShardId shard, std::string_view cookie,
   key.push_back(static_cast<char>(action));
 }
 
+std::string ShardPrefix(router::ShardId shard) {
+  assert(shard <= std::numeric_limits<uint16_t>::max());
+  std::string prefix;
+  AppendBig(prefix, static_cast<uint16_t>(shard));
+  return prefix;
+}
+
 void AppendInvertedTime(std::string& key, int64_t time_ms) {
   AppendBig(key, ~(static_cast<uint64_t>(time_ms) ^ kSignBit));
 }

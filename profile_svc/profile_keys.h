@@ -35,6 +35,8 @@ inline constexpr size_t kAcceptedBytes = 4;
 // Sets `key` to the prefix that all tags of a cookie and action share: shard | cookie | action.
 // REQUIRES: shard and the cookie's length below 2^16.
 void SetPrefix(std::string& key, router::ShardId shard, std::string_view cookie, v1::Action action);
+// What all keys of a shard begin with. REQUIRES: as above.
+std::string ShardPrefix(router::ShardId shard);
 void AppendInvertedTime(std::string& key, int64_t time_ms);
 
 // The length of the prefix of a key that has a prefix at least; nullopt where it has none.

@@ -40,14 +40,6 @@ class ProfilePrefix final : public rocksdb::SliceTransform {
   }
 };
 
-absl::Status FromRocks(const rocksdb::Status& status) {
-  if (status.ok()) return absl::OkStatus();
-  const std::string message = absl::StrCat("reading a profile: ", status.ToString());
-  if (status.IsCorruption()) return absl::DataLossError(message);
-  if (status.IsIncomplete()) return absl::AbortedError(message);
-  return absl::UnavailableError(message);
-}
-
 }  // namespace
 
 ProfileView::ProfileView(absl::Duration retention, std::function<absl::Time()> clock)
@@ -109,6 +101,14 @@ void ProfileView::Stage(absl::Span<const replica::LogEntry> entries, rocksdb::Wr
     batch.Put(context_.column_family, rocksdb::SliceParts(&key_part, 1),
               rocksdb::SliceParts(value_parts, 2));
   }
+}
+
+absl::Status ProfileView::FromRocks(const rocksdb::Status& status) {
+  if (status.ok()) return absl::OkStatus();
+  const std::string message = absl::StrCat("reading a profile: ", status.ToString());
+  if (status.IsCorruption()) return absl::DataLossError(message);
+  if (status.IsIncomplete()) return absl::AbortedError(message);
+  return absl::UnavailableError(message);
 }
 
 absl::Status ProfileView::Read(replica::ShardId shard, std::string_view cookie, int64_t from_ms,

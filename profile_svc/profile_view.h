@@ -10,6 +10,7 @@
 #include <functional>
 #include <memory>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
@@ -17,9 +18,17 @@
 #include "profile_svc/retention_filter.h"
 #include "replica/view.h"
 
+namespace rocksdb {
+class Status;
+}
+
 namespace allezon::profile_svc {
 
-// Read is thread-safe between Open and Close; the rest is called as replica::View says.
+// Rows that a page may look at beyond its first one.
+inline constexpr size_t kPageRowsScannedMax = 50'000;
+
+// Read and ReadRows are thread-safe between Open and Close; the rest is called as
+// replica::View says.
 class ProfileView final : public replica::View {
  public:
   // Beyond the newest kProfileTagsKept of an action, tags go that are older than `retention` both
@@ -33,6 +42,15 @@ class ProfileView final : public replica::View {
   // Profiles outlive the log: what they keep is settled by the compaction filter alone.
   void StageTakeMinute(int64_t, uint32_t, rocksdb::WriteBatch&) override {}
   void MinuteTaken(int64_t, uint32_t) override {}
+  // The rows that retention took from the log are those that were accepted up to TakenThroughS of
+  // their minute. A page ends after about `bytes_max` or, where it holds any row, after
+  // kPageRowsScannedMax rows looked at; since the last row of a page is where the next one begins,
+  // a page is never empty while there are rows, however many have to be passed by for the first.
+  // kInvalidArgument: `after_key` is of another shard. kDataLoss, kUnavailable: as Read.
+  absl::Status ReadRows(replica::ShardId shard, std::string_view after_key, size_t bytes_max,
+                        std::vector<v1::ViewRow>* rows, bool* has_more) const override;
+  absl::Status StageRows(replica::ShardId shard, absl::Span<const v1::ViewRow> rows,
+                         rocksdb::WriteBatch& batch) override;
   void Tick() override;
   void Close() override {}
 
@@ -56,6 +74,7 @@ class ProfileView final : public replica::View {
     int64_t from_ms;
     int64_t to_ms;
   };
+  static absl::Status FromRocks(const rocksdb::Status& status);
   absl::Status Scan(const Range& range, v1::Action action, uint32_t limit, Tier tier,
                     Rows& rows) const;
 

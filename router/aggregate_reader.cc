@@ -1,211 +1,220 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <grpcpp/grpcpp.h>
-
 #include <algorithm>
-#include <atomic>
+#include <iterator>
+#include <optional>
+#include <utility>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
-#include "allezon/v1/aggregate_replica.grpc.pb.h"
-#include "router/channels.h"
-#include "router/readers.h"
-#include "rpc/status.h"
+#include "router/aggregate_scan.h"
 
 namespace allezon::router {
 namespace {
 
-// A node that does not answer leaves time for others.
-constexpr absl::Duration kAttemptMax = absl::Seconds(5);
+// Before a node that failed is asked again.
 constexpr absl::Duration kPause = absl::Milliseconds(20);
-constexpr absl::Duration kRetryDelay = absl::Seconds(1);
 
-// The questions of one round, one a node, and their answers.
-struct Question {
+// A question to one node for some shards. Where it fails or is overdue, `instead` asks others for
+// the same shards, in parts: who answers for all of them first, counts.
+struct Part {
+  std::vector<ShardId> shards;
   uint32_t instance = 0;
-  grpc::ClientContext context;
-  v1::ScanMinutesRequest request;
-  v1::ScanMinutesResponse response;
-  absl::Status status;
-};
-using Questions = std::vector<std::unique_ptr<Question>>;
+  ScanCalls::Call* call = nullptr;
+  enum class State { kAsked, kAnswered, kFailed } state = State::kAsked;
+  // When to ask others: for the overdue answer, or again after a failure.
+  absl::Time due;
+  std::vector<Part> instead;
 
-// What the answers so far add up to.
-class Totals {
- public:
-  explicit Totals(const AggregateQuery& query) : minutes_(query.to_minute - query.from_minute) {}
-
-  absl::Status Add(const v1::ScanMinutesResponse& response) {
-    if (static_cast<size_t>(response.minutes_size()) != minutes_.size()) {
-      return absl::InternalError(absl::StrCat("a node answered ", response.minutes_size(),
-                                              " minutes instead of ", minutes_.size()));
-    }
-    for (size_t i = 0; i < minutes_.size(); ++i) {
-      const v1::MinuteTotal& answer = response.minutes(static_cast<int>(i));
-      Minute& minute = minutes_[i];
-      // Unsigned, since a sum that does not fit wraps instead of being undefined.
-      minute.count += static_cast<uint64_t>(answer.count());
-      minute.sum_price += static_cast<uint64_t>(answer.sum_price());
-      minute.taken_through_s = std::max(minute.taken_through_s, answer.taken_through_s());
-      if (answer.oldest_accepted_s() != 0) {
-        minute.oldest_accepted_s =
-            minute.oldest_accepted_s == 0
-                ? answer.oldest_accepted_s()
-                : std::min(minute.oldest_accepted_s, answer.oldest_accepted_s());
+  bool IsComplete() const {
+    return state == State::kAnswered || (!instead.empty() && AreComplete(instead));
+  }
+  static bool AreComplete(const std::vector<Part>& parts) {
+    return std::all_of(parts.begin(), parts.end(), [](const Part& p) { return p.IsComplete(); });
+  }
+  static void Sum(const std::vector<Part>& parts, AggregateTotals& totals) {
+    for (const Part& part : parts) {
+      if (part.state == State::kAnswered) {
+        totals.Add(part.call->response);
+      } else {
+        Sum(part.instead, totals);
       }
     }
-    return absl::OkStatus();
   }
-
-  absl::StatusOr<std::vector<AggregateBucket>> Buckets(const AggregateQuery& query) const {
-    std::vector<AggregateBucket> buckets;
-    for (size_t i = 0; i < minutes_.size(); ++i) {
-      const Minute& minute = minutes_[i];
-      // A minute is answered in full, or not at all: what is left of it after a part was taken is
-      // no answer.
-      if (minute.taken_through_s != 0 && minute.oldest_accepted_s <= minute.taken_through_s) {
-        return absl::FailedPreconditionError(
-            absl::StrCat("minute ", query.from_minute + static_cast<int64_t>(i),
-                         " of the range is older than what is kept; it was taken away"));
-      }
-      AggregateBucket& bucket = buckets.emplace_back();
-      bucket.minute = query.from_minute + static_cast<int64_t>(i);
-      bucket.count = static_cast<int64_t>(minute.count);
-      bucket.sum_price = static_cast<int64_t>(minute.sum_price);
-    }
-    return buckets;
-  }
-
- private:
-  struct Minute {
-    uint64_t count = 0;
-    uint64_t sum_price = 0;
-    uint32_t taken_through_s = 0;
-    uint32_t oldest_accepted_s = 0;
-  };
-  std::vector<Minute> minutes_;
 };
 
-class GrpcAggregateReader final : public AggregateReader {
- public:
-  explicit GrpcAggregateReader(Channels& channels) : placement_(channels.placement()) {
-    for (uint32_t i = 0; i < placement_.instances.size(); ++i) {
-      stubs_.push_back(v1::AggregateReplicaService::NewStub(channels.To(i)));
-    }
+// Calls `visit` for every part; what it changes of a part is visited after it.
+template <typename Visit>
+void ForEach(std::vector<Part>& parts, const Visit& visit) {
+  for (Part& part : parts) {
+    visit(part);
+    ForEach(part.instead, visit);
   }
+}
 
-  absl::StatusOr<std::vector<AggregateBucket>> Query(const AggregateQuery& query,
-                                                     absl::Time deadline) override {
-    Totals totals(query);
-    if (query.from_minute == query.to_minute) return totals.Buckets(query);
-    std::vector<ShardId> open(placement_.shards());
-    for (ShardId shard = 0; shard < open.size(); ++shard) open[shard] = shard;
-    std::vector<bool> failed(placement_.instances.size());
-    while (true) {
-      absl::StatusOr<Questions> questions = Plan(open, failed, query);
-      if (!questions.ok()) return questions.status();
-      Ask(*questions, std::min(deadline, absl::Now() + kAttemptMax));
-      open.clear();
-      absl::Status error;
-      for (const auto& question : *questions) {
-        if (question->status.ok()) {
-          if (absl::Status s = totals.Add(question->response); !s.ok()) return s;
-          continue;
+// One query: asks one replica of every shard.
+class Scan {
+ public:
+  Scan(AggregateNodes& nodes, const AggregateQuery& query, absl::Time deadline)
+      : nodes_(nodes),
+        placement_(nodes.placement()),
+        query_(query),
+        deadline_(deadline),
+        totals_(query),
+        failed_(placement_.instances.size()),
+        turn_(nodes.NextTurn()) {}
+
+  absl::StatusOr<std::vector<AggregateBucket>> Run() {
+    std::vector<ShardId> all(placement_.shards());
+    for (ShardId shard = 0; shard < all.size(); ++shard) all[shard] = shard;
+    std::optional<std::vector<Part>> parts = Plan(std::move(all), failed_);
+    if (!parts) return absl::InternalError("a shard has no replica that may be read");
+    parts_ = *std::move(parts);
+    for (Part& part : parts_) Ask(part);
+    while (!Part::AreComplete(parts_)) {
+      absl::Time due = deadline_;
+      ForEach(parts_, [&](Part& part) {
+        if (part.instead.empty() && part.state != Part::State::kAnswered) {
+          due = std::min(due, part.due);
         }
-        error = question->status;
-        if (!IsRetryable(error)) return error;
-        failed[question->instance] = true;
-        open.insert(open.end(), question->request.shards().begin(),
-                    question->request.shards().end());
+      });
+      if (ScanCalls::Call* call = calls_.Next(due); call != nullptr) {
+        if (absl::Status s = Take(*call); !s.ok()) return s;
+      } else if (absl::Now() >= deadline_) {
+        return rpc::WithRetryDelay(error_, kAggregateRetryDelay);
+      } else {
+        AskOthers(absl::Now());
       }
-      if (open.empty()) return totals.Buckets(query);
-      if (absl::Now() + kPause >= deadline) return rpc::WithRetryDelay(error, kRetryDelay);
-      absl::SleepFor(kPause);
     }
+    Part::Sum(parts_, totals_);
+    return totals_.Buckets();
   }
 
  private:
-  static bool IsRetryable(const absl::Status& status) {
-    return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) ||
-           absl::IsResourceExhausted(status) || absl::IsAborted(status);
-  }
-
-  // Spreads `open` over as few nodes as a greedy choice finds, those that failed before only where
-  // nothing else is left.
-  absl::StatusOr<Questions> Plan(std::vector<ShardId> open, std::vector<bool>& failed,
-                                 const AggregateQuery& query) {
-    std::sort(open.begin(), open.end());
-    Questions questions;
-    // Another node comes first each time, so that equal choices share the work.
-    const size_t first = turn_.fetch_add(1, std::memory_order_relaxed);
+  // Spreads `open` over as few nodes as a greedy choice finds, those with open circuits only where
+  // nothing else is left. None where a shard has no replica but `banned` ones.
+  std::optional<std::vector<Part>> Plan(std::vector<ShardId> open,
+                                        const std::vector<bool>& banned) const {
+    std::vector<Part> parts;
+    const size_t instances = placement_.instances.size();
     while (!open.empty()) {
-      std::vector<std::vector<ShardId>> covers(placement_.instances.size());
+      std::vector<std::vector<ShardId>> covers(instances);
       for (const ShardId shard : open) {
-        for (const Replica& replica : placement_.replicas[shard]) {
-          if (replica.state == ReplicaState::kInitializing || failed[replica.instance]) continue;
-          covers[replica.instance].push_back(shard);
-        }
+        const std::vector<uint32_t> choices = Choices(shard, banned);
+        if (choices.empty()) return std::nullopt;
+        for (const uint32_t instance : choices) covers[instance].push_back(shard);
       }
-      size_t best = first % covers.size();
-      for (size_t i = 0; i < covers.size(); ++i) {
-        const size_t candidate = (first + i) % covers.size();
+      size_t best = turn_ % instances;
+      for (size_t i = 0; i < instances; ++i) {
+        const size_t candidate = (turn_ + i) % instances;
         if (covers[candidate].size() > covers[best].size()) best = candidate;
       }
-      if (covers[best].empty()) {
-        // Every replica of these shards failed once: all get another chance.
-        if (std::none_of(failed.begin(), failed.end(), [](bool f) { return f; })) {
-          return absl::InternalError("a shard has no replica that may be read");
-        }
-        failed.assign(failed.size(), false);
-        continue;
-      }
-      questions.push_back(MakeQuestion(static_cast<uint32_t>(best), covers[best], query));
       std::vector<ShardId> rest;
       std::set_difference(open.begin(), open.end(), covers[best].begin(), covers[best].end(),
                           std::back_inserter(rest));
       open = std::move(rest);
+      Part& part = parts.emplace_back();
+      part.instance = static_cast<uint32_t>(best);
+      part.shards = std::move(covers[best]);
     }
-    return questions;
+    return parts;
   }
 
-  std::unique_ptr<Question> MakeQuestion(uint32_t instance, const std::vector<ShardId>& shards,
-                                         const AggregateQuery& query) const {
-    auto question = std::make_unique<Question>();
-    question->instance = instance;
-    v1::ScanMinutesRequest& request = question->request;
-    request.set_placement_version(placement_.version);
-    request.mutable_shards()->Add(shards.begin(), shards.end());
-    request.set_from_minute(query.from_minute);
-    request.set_to_minute(query.to_minute);
-    request.set_action(static_cast<v1::Action>(query.action));
-    if (query.origin) request.set_origin(*query.origin);
-    if (query.brand_id) request.set_brand_id(*query.brand_id);
-    if (query.category_id) request.set_category_id(*query.category_id);
-    return question;
-  }
-
-  // Puts all questions at once and waits for every answer.
-  void Ask(Questions& questions, absl::Time deadline) {
-    absl::Mutex mutex;
-    size_t left = questions.size();
-    for (const auto& question : questions) {
-      question->context.set_deadline(absl::ToChronoTime(deadline));
-      Question* asked = question.get();
-      stubs_[asked->instance]->async()->ScanMinutes(
-          &asked->context, &asked->request, &asked->response, [&, asked](grpc::Status status) {
-            absl::MutexLock lock(&mutex);
-            asked->status = rpc::FromGrpc(status);
-            --left;
-          });
+  std::vector<uint32_t> Choices(ShardId shard, const std::vector<bool>& banned) const {
+    std::vector<uint32_t> closed, open;
+    for (const Replica& replica : placement_.replicas[shard]) {
+      if (replica.state == ReplicaState::kInitializing || banned[replica.instance]) continue;
+      const bool is_open = nodes_.channels().CircuitOf(replica.instance)->is_open();
+      (is_open ? open : closed).push_back(replica.instance);
     }
-    absl::MutexLock lock(&mutex);
-    mutex.Await(absl::Condition(
-        +[](size_t* n) { return *n == 0; }, &left));
+    return closed.empty() ? open : closed;
   }
 
+  void Ask(Part& part) {
+    part.state = Part::State::kAsked;
+    part.call = nodes_.Ask(calls_, part.instance, part.shards, query_, deadline_);
+    part.due = absl::Now() + nodes_.pace().overdue();
+  }
+
+  // Asks others for the part's shards. False where there are none but `banned` ones.
+  bool AskInstead(Part& part, const std::vector<bool>& banned) {
+    std::optional<std::vector<Part>> instead = Plan(part.shards, banned);
+    if (!instead) return false;
+    if (part.state == Part::State::kFailed && instead->size() == 1) {
+      part = std::move(instead->front());
+      Ask(part);
+      return true;
+    }
+    part.instead = *std::move(instead);
+    for (Part& one : part.instead) Ask(one);
+    return true;
+  }
+
+  // Notes a call's end. An error is one that no retry can save.
+  absl::Status Take(ScanCalls::Call& call) {
+    Part* found = nullptr;
+    ForEach(parts_, [&](Part& part) { found = part.call == &call ? &part : found; });
+    if (found == nullptr) return absl::OkStatus();
+    if (call.status.ok()) {
+      if (absl::Status s = totals_.Check(call.response); !s.ok()) return s;
+      nodes_.pace().Observe(call.took);
+      failed_[call.instance] = false;
+      found->state = Part::State::kAnswered;
+      return absl::OkStatus();
+    }
+    if (!IsRetryableRead(call.status)) return call.status;
+    error_ = call.status;
+    failed_[call.instance] = true;
+    found->state = Part::State::kFailed;
+    if (found->instead.empty() && !AskInstead(*found, failed_)) found->due = absl::Now() + kPause;
+    return absl::OkStatus();
+  }
+
+  // Asks others for what is overdue, and anyone for what everyone failed to answer.
+  void AskOthers(absl::Time now) {
+    std::vector<bool> banned = failed_;
+    ForEach(parts_, [&](Part& part) {
+      if (part.state == Part::State::kAsked && part.due <= now) banned[part.instance] = true;
+    });
+    std::vector<Part*> due;
+    ForEach(parts_, [&](Part& part) {
+      if (part.instead.empty() && part.state != Part::State::kAnswered && part.due <= now) {
+        due.push_back(&part);
+      }
+    });
+    for (Part* part : due) {
+      if (part->state == Part::State::kAsked) {
+        // Where there is nobody else it stays with the one that was asked.
+        if (!AskInstead(*part, banned)) part->due = absl::InfiniteFuture();
+      } else {
+        failed_.assign(failed_.size(), false);
+        AskInstead(*part, failed_);
+      }
+    }
+  }
+
+  AggregateNodes& nodes_;
   const Placement& placement_;
-  std::vector<std::unique_ptr<v1::AggregateReplicaService::Stub>> stubs_;
-  std::atomic<size_t> turn_{0};
+  const AggregateQuery& query_;
+  const absl::Time deadline_;
+  AggregateTotals totals_;
+  std::vector<bool> failed_;  // by instance: its last answer was an error
+  const size_t turn_;
+  absl::Status error_ = absl::DeadlineExceededError("no answer in time");
+  ScanCalls calls_;
+  std::vector<Part> parts_;
+};
+
+class GrpcAggregateReader final : public AggregateReader {
+ public:
+  explicit GrpcAggregateReader(Channels& channels) : nodes_(channels) {}
+
+  absl::StatusOr<std::vector<AggregateBucket>> Query(const AggregateQuery& query,
+                                                     absl::Time deadline) override {
+    if (query.from_minute == query.to_minute) return std::vector<AggregateBucket>();
+    return query.quorum ? QueryQuorum(nodes_, query, deadline)
+                        : Scan(nodes_, query, deadline).Run();
+  }
+
+ private:
+  AggregateNodes nodes_;
 };
 
 }  // namespace

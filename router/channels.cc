@@ -5,10 +5,14 @@
 #include <grpcpp/grpcpp.h>
 
 #include <algorithm>
+#include <functional>
+#include <thread>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "rpc/metrics.h"
+#include "rpc/status.h"
 
 namespace allezon::router {
 namespace {
@@ -52,6 +56,20 @@ struct Probe {
   grpc::ByteBuffer response;
 };
 
+// Asks the health service; `done` is called once, from any thread.
+void StartProbe(const std::shared_ptr<grpc::Channel>& channel, absl::Time deadline,
+                std::function<void(const grpc::Status&, const grpc::ByteBuffer&)> done) {
+  auto probe = std::make_shared<Probe>();
+  probe->context.set_deadline(absl::ToChronoTime(deadline));
+  const grpc::Slice empty;
+  probe->request = grpc::ByteBuffer(&empty, 1);
+  grpc::GenericStub stub(channel);
+  stub.UnaryCall(
+      &probe->context, "/grpc.health.v1.Health/Check", grpc::StubOptions(), &probe->request,
+      &probe->response,
+      [probe, done = std::move(done)](const grpc::Status& s) { done(s, probe->response); });
+}
+
 // HealthCheckResponse { ServingStatus status = 1; } with SERVING = 1. The service's messages come
 // in no Debian library.
 bool SaysServing(const grpc::ByteBuffer& response) {
@@ -67,17 +85,68 @@ bool SaysServing(const grpc::ByteBuffer& response) {
 }  // namespace
 
 struct Channels::Impl {
+  // Probes the instances whose circuits are open, until Stop.
+  void ProbeOpenOnes() {
+    while (!AwaitStop(kProbeInterval)) {
+      const absl::Time deadline = absl::Now() + kProbeTimeout;
+      for (size_t i = 0; i < channels.size(); ++i) {
+        if (circuits[i]->is_open()) ProbeOne(i, deadline);
+      }
+      absl::MutexLock lock(&mutex);
+      mutex.Await(absl::Condition(
+          +[](int* n) { return *n == 0; }, &probing));
+    }
+  }
+  void ProbeOne(size_t i, absl::Time deadline) {
+    {
+      absl::MutexLock lock(&mutex);
+      ++probing;
+    }
+    StartProbe(channels[i], deadline,
+               [this, i](const grpc::Status& status, const grpc::ByteBuffer&) {
+                 // Whatever it says of itself, it is there.
+                 if (!rpc::IsTransportFailure(status)) circuits[i]->Answered();
+                 absl::MutexLock lock(&mutex);
+                 --probing;
+               });
+  }
+  bool AwaitStop(absl::Duration timeout) {
+    absl::MutexLock lock(&mutex);
+    return mutex.AwaitWithTimeout(absl::Condition(&stopping), timeout);
+  }
+  void Stop() {
+    {
+      absl::MutexLock lock(&mutex);
+      stopping = true;
+    }
+    if (prober.joinable()) prober.join();
+  }
+
   std::vector<std::shared_ptr<grpc::Channel>> channels;
+  std::vector<std::shared_ptr<Circuit>> circuits;
+  absl::Mutex mutex;
+  bool stopping ABSL_GUARDED_BY(mutex) = false;
+  int probing ABSL_GUARDED_BY(mutex) = 0;
+  std::thread prober;  // joined by Stop
 };
 
-Channels::Channels(Placement placement)
+Channels::Channels(Placement placement, std::string_view service)
     : placement_(std::move(placement)), impl_(std::make_unique<Impl>()) {
   for (const Instance& instance : placement_.instances) {
     impl_->channels.push_back(Connect(instance));
+    impl_->circuits.push_back(std::make_shared<Circuit>(
+        rpc::MakeGauge("allezon_router_circuit_open",
+                       "1 while the instance is the last choice since it gave no sign of life.",
+                       {{"service", std::string(service)}, {"instance", instance.id}})));
   }
+  impl_->prober = std::thread([impl = impl_.get()] { impl->ProbeOpenOnes(); });
 }
 
-Channels::~Channels() = default;
+Channels::~Channels() { impl_->Stop(); }
+
+const std::shared_ptr<Circuit>& Channels::CircuitOf(uint32_t instance) const {
+  return impl_->circuits[instance];
+}
 
 const std::shared_ptr<grpc::Channel>& Channels::To(uint32_t instance) const {
   return impl_->channels[instance];
@@ -92,18 +161,13 @@ absl::Status Channels::CheckReady(absl::Time deadline) {
     probes->left = instances;
   }
   for (size_t i = 0; i < instances; ++i) {
-    auto probe = std::make_shared<Probe>();
-    probe->context.set_deadline(absl::ToChronoTime(deadline));
-    const grpc::Slice empty;
-    probe->request = grpc::ByteBuffer(&empty, 1);
-    grpc::GenericStub stub(impl_->channels[i]);
-    stub.UnaryCall(&probe->context, "/grpc.health.v1.Health/Check", grpc::StubOptions(),
-                   &probe->request, &probe->response, [probes, probe, i](grpc::Status status) {
-                     const bool serving = status.ok() && SaysServing(probe->response);
-                     absl::MutexLock lock(&probes->mutex);
-                     probes->serving[i] = serving;
-                     --probes->left;
-                   });
+    StartProbe(impl_->channels[i], deadline,
+               [probes, i](const grpc::Status& status, const grpc::ByteBuffer& response) {
+                 const bool serving = status.ok() && SaysServing(response);
+                 absl::MutexLock lock(&probes->mutex);
+                 probes->serving[i] = serving;
+                 --probes->left;
+               });
   }
   absl::MutexLock lock(&probes->mutex);
   probes->mutex.AwaitWithDeadline(absl::Condition(

@@ -2,9 +2,12 @@
 #include "router/lane.h"
 
 #include <google/protobuf/arena.h>
+#include <grpcpp/channel.h>
 #include <grpcpp/client_context.h>
 
 #include <algorithm>
+#include <optional>
+#include <utility>
 
 #include "rpc/status.h"
 
@@ -13,6 +16,10 @@ namespace {
 
 // No attempt waits longer for an answer, so that a hung node leaves time for another one.
 constexpr absl::Duration kAttemptMax = absl::Seconds(1);
+
+// A tick that came late (the process was paused, or starved) says nothing of the instance: no tick
+// counts for more.
+constexpr absl::Duration kTickMax = absl::Milliseconds(20);
 
 prometheus::Labels LabelsOf(std::string_view service, const Instance& instance) {
   return {{"service", std::string(service)}, {"instance", instance.id}};
@@ -27,28 +34,31 @@ struct Lane::Batch {
   v1::WriteResponse* response = google::protobuf::Arena::CreateMessage<v1::WriteResponse>(&arena);
   std::vector<PendingWrite> writes;
   absl::Time sent;
+  // How long it was seen in flight; none until it was seen once.
+  std::optional<absl::Duration> waited;
 };
 
-Lane::Lane(std::string_view service, const Placement& placement, uint32_t instance,
-           std::shared_ptr<grpc::Channel> channel, std::string method, LaneOptions options,
-           Owner& owner)
-    : placement_(placement),
+Lane::Lane(std::string_view service, Channels& channels, uint32_t instance, std::string method,
+           LaneOptions options, Pace& pace, Owner& owner)
+    : placement_version_(channels.placement().version),
       instance_(instance),
       method_(std::move(method)),
       options_(options),
+      circuit_(*channels.CircuitOf(instance)),
+      pace_(pace),
       owner_(owner),
-      stub_(std::move(channel)),
+      stub_(std::shared_ptr<grpc::Channel>(channels.To(instance))),
       queue_events_(rpc::MakeGauge("allezon_lane_queue_events", "Events that wait in the lane.",
-                                   LabelsOf(service, placement.instances[instance]))),
+                                   LabelsOf(service, channels.placement().instances[instance]))),
       batch_events_(rpc::MakeHistogram("allezon_lane_batch_events", "Events in one batch.",
-                                       LabelsOf(service, placement.instances[instance]),
+                                       LabelsOf(service, channels.placement().instances[instance]),
                                        rpc::SizeBuckets())),
       batch_seconds_(rpc::MakeHistogram(
           "allezon_lane_batch_seconds", "Time from sending a batch to its answer.",
-          LabelsOf(service, placement.instances[instance]), rpc::LatencyBuckets())),
-      batch_failures_(rpc::MakeCounter("allezon_lane_batch_failures_total",
-                                       "Batches that the instance did not answer with OK.",
-                                       LabelsOf(service, placement.instances[instance]))) {}
+          LabelsOf(service, channels.placement().instances[instance]), rpc::LatencyBuckets())),
+      batch_failures_(rpc::MakeCounter(
+          "allezon_lane_batch_failures_total", "Batches that the instance did not answer with OK.",
+          LabelsOf(service, channels.placement().instances[instance]))) {}
 
 Lane::~Lane() { Stop(); }
 
@@ -79,7 +89,7 @@ std::unique_ptr<Lane::Batch> Lane::TakeBatch(std::vector<PendingWrite>* expired)
          bytes < options_.batch_bytes_max) {
     PendingWrite write = std::move(queue_.front());
     queue_.pop_front();
-    if (write.deadline <= now) {
+    if (write.deadline <= now || write.was_told()) {
       expired->push_back(std::move(write));
       continue;
     }
@@ -104,7 +114,7 @@ void Lane::Expire(std::vector<PendingWrite> expired) {
 }
 
 void Lane::Send(std::unique_ptr<Batch> batch) {
-  batch->request->set_placement_version(placement_.version);
+  batch->request->set_placement_version(placement_version_);
   for (const PendingWrite& write : batch->writes) {
     v1::Event& event = *batch->request->add_events();
     event.set_shard(write.event->shard);
@@ -115,15 +125,12 @@ void Lane::Send(std::unique_ptr<Batch> batch) {
   }
   batch_events_.Observe(static_cast<double>(batch->writes.size()));
   Batch* sent = batch.release();  // Received owns it again
-  stub_.UnaryCall(
-      &sent->context, method_, grpc::StubOptions(), sent->request, sent->response,
-      [this, sent](const grpc::Status& status) { Received(sent, rpc::FromGrpc(status)); });
+  stub_.UnaryCall(&sent->context, method_, grpc::StubOptions(), sent->request, sent->response,
+                  [this, sent](const grpc::Status& status) { Received(sent, status); });
 }
 
-void Lane::Received(Batch* received, const absl::Status& status) {
+void Lane::Received(Batch* received, const grpc::Status& status) {
   const std::unique_ptr<Batch> batch(received);
-  batch_seconds_.Observe(absl::ToDoubleSeconds(absl::Now() - batch->sent));
-  if (!status.ok()) batch_failures_.Increment();
   // The next batch leaves before this one's writers are woken up.
   std::unique_ptr<Batch> next;
   std::vector<PendingWrite> expired;
@@ -132,11 +139,28 @@ void Lane::Received(Batch* received, const absl::Status& status) {
     in_flight_.erase(received);
     next = TakeBatch(&expired);
   }
+  Learn(*batch, status);
   if (next != nullptr) Send(std::move(next));
-  GiveBack(*batch, status);
+  GiveBack(*batch, rpc::FromGrpc(status));
   Expire(std::move(expired));
   absl::MutexLock lock(&mutex_);
   --running_;
+}
+
+void Lane::Learn(const Batch& batch, const grpc::Status& status) {
+  const absl::Duration took = absl::Now() - batch.sent;
+  batch_seconds_.Observe(absl::ToDoubleSeconds(took));
+  if (!status.ok()) batch_failures_.Increment();
+  if (!rpc::IsTransportFailure(status)) {
+    circuit_.Answered();
+    // Where a copy was faster, this instance is slow, not all of them.
+    if (status.ok() && !batch.writes.front().was_told()) pace_.Observe(took);
+    return;
+  }
+  // A batch that was given little time, or was cancelled here, says nothing.
+  if (status.error_code() == grpc::StatusCode::CANCELLED) return;
+  if (status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED && took < pace_.overdue()) return;
+  circuit_.Failed();
 }
 
 void Lane::GiveBack(Batch& batch, const absl::Status& status) {
@@ -153,6 +177,39 @@ void Lane::GiveBack(Batch& batch, const absl::Status& status) {
   for (size_t i = 0; i < outcomes.size(); ++i) {
     owner_.Finished(instance_, std::move(batch.writes[i]), outcomes[i]);
   }
+}
+
+std::vector<PendingWrite> Lane::TakeOverdue(absl::Duration tick) {
+  const absl::Duration overdue = pace_.overdue();
+  std::vector<PendingWrite> elsewhere;
+  absl::MutexLock lock(&mutex_);
+  bool is_overdue = false;
+  for (Batch* batch : in_flight_) {
+    batch->waited = batch->waited ? *batch->waited + std::min(tick, kTickMax) : absl::Duration();
+    if (*batch->waited < overdue) continue;
+    is_overdue = true;
+    circuit_.Failed();
+    for (PendingWrite& write : batch->writes) {
+      if (write.was_hedged || write.was_told() || !owner_.CanGoElsewhere(instance_, write))
+        continue;
+      if (write.hedge == nullptr) write.hedge = std::make_shared<Hedge>();
+      ++write.hedge->copies_open;
+      elsewhere.push_back(write);
+      write.was_hedged = true;
+    }
+  }
+  if (!is_overdue) return elsewhere;
+  std::deque<PendingWrite> staying;
+  for (PendingWrite& write : queue_) {
+    if (owner_.CanGoElsewhere(instance_, write)) {
+      elsewhere.push_back(std::move(write));
+    } else {
+      staying.push_back(std::move(write));
+    }
+  }
+  queue_.swap(staying);
+  queue_events_.Set(static_cast<double>(queue_.size()));
+  return elsewhere;
 }
 
 void Lane::Stop() {

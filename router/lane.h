@@ -4,10 +4,10 @@
 // gathers. So batching adapts to the load by itself, without a timer.
 #pragma once
 
-#include <grpcpp/channel.h>
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/impl/codegen/proto_utils.h>
 
+#include <atomic>
 #include <deque>
 #include <memory>
 #include <string>
@@ -19,41 +19,63 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "allezon/v1/replica.pb.h"
+#include "router/channels.h"
+#include "router/circuit.h"
 #include "router/writer.h"
 #include "rpc/metrics.h"
 
 namespace allezon::router {
+
+// What the copies of a write share from when it was sent to a second instance because the first one
+// owed its answer for too long.
+struct Hedge {
+  std::atomic<bool> told{false};    // a copy has told the outcome
+  std::atomic<int> copies_open{1};  // those without an outcome of their own
+  std::atomic<bool> maybe_stored{false};
+};
 
 // An event on its way to one instance after another.
 struct PendingWrite {
   EventRef event;
   absl::Time deadline;
   std::shared_ptr<WriteDone> done;
-  uint32_t attempts = 0;
+  uint64_t tried = 0;  // replicas of the shard that this round has tried: bit i, the i-th
+  uint32_t rounds = 0;
   // Whether an attempt ended without a word, so that the event may be stored.
   bool maybe_stored = false;
+  bool was_hedged = false;  // a copy of this attempt has been sent elsewhere
+  std::shared_ptr<Hedge> hedge = nullptr;
+
+  bool was_told() const { return hedge != nullptr && hedge->told; }
 };
 
 class Lane {
  public:
-  // Gets every event back that was pushed, once, from any thread, without a lock of the lane held.
   class Owner {
    public:
     virtual ~Owner() = default;
+    // Gets every event back that was pushed, once, from any thread, without a lock of the lane
+    // held.
     virtual void Finished(uint32_t instance, PendingWrite write, const absl::Status& status) = 0;
+    // Whether another instance is likely to store the event sooner than this one, which is overdue.
+    // Called with the lane's lock held.
+    virtual bool CanGoElsewhere(uint32_t instance, const PendingWrite& write) const = 0;
   };
 
   // `method` is /allezon.v1.ReplicaService/Write or /Replicate, whose messages have the same
-  // fields. `owner` must outlive it.
-  Lane(std::string_view service, const Placement& placement, uint32_t instance,
-       std::shared_ptr<grpc::Channel> channel, std::string method, LaneOptions options,
-       Owner& owner);
+  // fields. `channels`, `pace` and `owner` must outlive it.
+  Lane(std::string_view service, Channels& channels, uint32_t instance, std::string method,
+       LaneOptions options, Pace& pace, Owner& owner);
   // Stops.
   ~Lane();
 
   // Queues an event. False, with `write` untouched, where the queue is full or the lane has
   // stopped. Thread-safe.
   bool Push(PendingWrite& write);
+  // To be called every `tick`. Where a batch in flight is overdue, opens the circuit and returns
+  // what is to be sent elsewhere: copies of its events, while it goes on, and the events that wait
+  // behind it. Thread-safe.
+  std::vector<PendingWrite> TakeOverdue(absl::Duration tick);
   // Gives back what is queued, cancels what is in flight, and waits until that is given back too.
   // Idempotent.
   void Stop();
@@ -66,14 +88,18 @@ class Lane {
   std::unique_ptr<Batch> TakeBatch(std::vector<PendingWrite>* expired)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Send(std::unique_ptr<Batch> batch);
-  void Received(Batch* batch, const absl::Status& status);
+  void Received(Batch* batch, const grpc::Status& status);
+  // Lets circuit and pace know what an answer, or none, says of the instance.
+  void Learn(const Batch& batch, const grpc::Status& status);
   void GiveBack(Batch& batch, const absl::Status& status);
   void Expire(std::vector<PendingWrite> expired);
 
-  const Placement& placement_;
+  const uint64_t placement_version_;
   const uint32_t instance_;
   const std::string method_;
   const LaneOptions options_;
+  Circuit& circuit_;
+  Pace& pace_;
   Owner& owner_;
   grpc::TemplatedGenericStub<v1::WriteRequest, v1::WriteResponse> stub_;
   prometheus::Gauge& queue_events_;

@@ -3,36 +3,109 @@
 
 #include <algorithm>
 
-#include "absl/strings/str_cat.h"
 #include "allezon/v1/profile_replica.grpc.pb.h"
+#include "router/ballot.h"
 #include "router/channels.h"
+#include "router/read_calls.h"
 #include "router/readers.h"
 #include "rpc/status.h"
 
 namespace allezon::router {
 namespace {
 
-// A replica that does not answer leaves time for another one.
+// No attempt waits longer for an answer.
 constexpr absl::Duration kAttemptMax = absl::Seconds(1);
-constexpr absl::Duration kPause = absl::Milliseconds(20);
+// A read is overdue after a multiple of what reads take lately, within these bounds.
+constexpr absl::Duration kOverdueMin = absl::Milliseconds(40);
+constexpr absl::Duration kOverdueMax = absl::Seconds(1);
 constexpr absl::Duration kRetryDelay = absl::Seconds(1);
 
-std::vector<std::string> TagsOf(google::protobuf::RepeatedPtrField<v1::StoredTag>& stored) {
+using Calls = ReadCalls<v1::ReadProfileRequest, v1::ReadProfileResponse>;
+using StoredTags = google::protobuf::RepeatedPtrField<v1::StoredTag>;
+
+// The tags of all lists, each once, in the order of one list, `limit` at most.
+std::vector<std::string> Union(const std::vector<StoredTags*>& lists, size_t limit) {
+  std::vector<v1::StoredTag*> all;
+  for (StoredTags* list : lists) {
+    for (v1::StoredTag& tag : *list) all.push_back(&tag);
+  }
+  if (lists.size() > 1) {
+    std::stable_sort(all.begin(), all.end(), [](const v1::StoredTag* a, const v1::StoredTag* b) {
+      if (a->time_ms() != b->time_ms()) return a->time_ms() > b->time_ms();
+      return a->event_id() < b->event_id();
+    });
+    // The same event has the same time, so that its copies are neighbours.
+    all.erase(std::unique(all.begin(), all.end(),
+                          [](const v1::StoredTag* a, const v1::StoredTag* b) {
+                            return a->event_id() == b->event_id();
+                          }),
+              all.end());
+  }
+  if (all.size() > limit) all.resize(limit);
   std::vector<std::string> tags;
-  tags.reserve(stored.size());
-  for (v1::StoredTag& tag : stored) tags.push_back(std::move(*tag.mutable_tag()));
+  tags.reserve(all.size());
+  for (v1::StoredTag* tag : all) tags.push_back(std::move(*tag->mutable_tag()));
   return tags;
+}
+
+Profile Merge(const std::vector<Calls::Call*>& answers, size_t limit) {
+  std::vector<StoredTags*> views, buys;
+  for (Calls::Call* answer : answers) {
+    views.push_back(answer->response.mutable_views());
+    buys.push_back(answer->response.mutable_buys());
+  }
+  return Profile{Union(views, limit), Union(buys, limit)};
 }
 
 class GrpcProfileReader final : public ProfileReader {
  public:
-  explicit GrpcProfileReader(Channels& channels) : placement_(channels.placement()) {
+  explicit GrpcProfileReader(Channels& channels)
+      : channels_(channels), placement_(channels.placement()), pace_(kOverdueMin, kOverdueMax) {
     for (uint32_t i = 0; i < placement_.instances.size(); ++i) {
       stubs_.push_back(v1::ProfileReplicaService::NewStub(channels.To(i)));
     }
   }
 
   absl::StatusOr<Profile> Read(const ProfileQuery& query, absl::Time deadline) override {
+    const v1::ReadProfileRequest request = RequestOf(query);
+    std::vector<uint32_t> readable;
+    for (const Replica& replica : placement_.replicas[request.shard()]) {
+      if (replica.state != ReplicaState::kInitializing) readable.push_back(replica.instance);
+    }
+    const size_t needed = query.quorum ? placement_.read_quorum() : 1;
+    if (readable.size() < needed) {
+      return absl::InternalError("a shard has too few replicas that may be read");
+    }
+    Ballot ballot(channels_, pace_, std::move(readable), needed, /*opens_circuits=*/true);
+    Calls calls;
+    std::vector<Calls::Call*> answers;
+    absl::Status error = absl::DeadlineExceededError("no replica answered in time");
+    while (true) {
+      for (const uint32_t instance : ballot.Due(absl::Now())) {
+        Ask(calls, instance, request, deadline);
+      }
+      Calls::Call* call = calls.Next(std::min(ballot.due(), deadline));
+      const absl::Time now = absl::Now();
+      if (call == nullptr) {
+        if (now >= deadline) return rpc::WithRetryDelay(error, kRetryDelay);
+        continue;
+      }
+      if (call->status.ok()) {
+        pace_.Observe(call->took);
+        ballot.Answered(call->instance);
+        answers.push_back(call);
+        if (ballot.is_enough()) return Merge(answers, query.limit);
+        continue;
+      }
+      if (!IsRetryableRead(call->status)) return call->status;
+      error = call->status;
+      if (now >= deadline) return rpc::WithRetryDelay(error, kRetryDelay);
+      ballot.Failed(call->instance, now);
+    }
+  }
+
+ private:
+  v1::ReadProfileRequest RequestOf(const ProfileQuery& query) const {
     v1::ReadProfileRequest request;
     request.set_placement_version(placement_.version);
     request.set_shard(ShardOf(query.cookie, placement_.shards()));
@@ -40,36 +113,23 @@ class GrpcProfileReader final : public ProfileReader {
     request.set_from_ms(query.from_ms);
     request.set_to_ms(query.to_ms);
     request.set_limit(query.limit);
-    std::vector<uint32_t> readable;
-    for (const Replica& replica : placement_.replicas[request.shard()]) {
-      if (replica.state != ReplicaState::kInitializing) readable.push_back(replica.instance);
-    }
-    for (size_t attempt = 0;; ++attempt) {
-      v1::ReadProfileResponse response;
-      const absl::Status status =
-          Ask(*stubs_[readable[attempt % readable.size()]], request, deadline, response);
-      if (status.ok()) {
-        return Profile{TagsOf(*response.mutable_views()), TagsOf(*response.mutable_buys())};
-      }
-      const bool retryable = absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) ||
-                             absl::IsResourceExhausted(status) || absl::IsAborted(status);
-      if (!retryable) return status;
-      const bool round_over = (attempt + 1) % readable.size() == 0;
-      if (absl::Now() + kPause >= deadline) return rpc::WithRetryDelay(status, kRetryDelay);
-      if (round_over) absl::SleepFor(kPause);
-    }
+    request.set_for_quorum(query.quorum);
+    return request;
   }
 
- private:
-  static absl::Status Ask(v1::ProfileReplicaService::Stub& stub,
-                          const v1::ReadProfileRequest& request, absl::Time deadline,
-                          v1::ReadProfileResponse& response) {
-    grpc::ClientContext context;
-    context.set_deadline(absl::ToChronoTime(std::min(deadline, absl::Now() + kAttemptMax)));
-    return rpc::FromGrpc(stub.ReadProfile(&context, request, &response));
+  void Ask(Calls& calls, uint32_t instance, const v1::ReadProfileRequest& request,
+           absl::Time deadline) {
+    calls.Start(instance, channels_.CircuitOf(instance),
+                std::min(deadline, absl::Now() + kAttemptMax), request,
+                [&](grpc::ClientContext* context, const v1::ReadProfileRequest* asked,
+                    v1::ReadProfileResponse* response, std::function<void(grpc::Status)> done) {
+                  stubs_[instance]->async()->ReadProfile(context, asked, response, std::move(done));
+                });
   }
 
+  Channels& channels_;
   const Placement& placement_;
+  Pace pace_;
   std::vector<std::unique_ptr<v1::ProfileReplicaService::Stub>> stubs_;
 };
 

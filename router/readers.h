@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Reads of the two services: one replica for a profile, one replica of every shard for an
-// aggregate. Each call blocks until it is answered in full or fails; inside the deadline it tries
-// other replicas. Thread-safe.
+// aggregate, or a read quorum of them. Each call blocks until it is answered in full or fails;
+// inside the deadline it tries other replicas: the next one at once where one fails, and beside the
+// first where that owes its answer for too long. Thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -24,6 +25,7 @@ struct ProfileQuery {
   int64_t from_ms = 0;
   int64_t to_ms = 0;
   uint32_t limit = 200;
+  bool quorum = false;  // the union of what a read quorum of the replicas holds
 };
 
 struct Profile {
@@ -39,6 +41,9 @@ struct AggregateQuery {
   std::optional<std::string> origin;
   std::optional<std::string> brand_id;
   std::optional<std::string> category_id;
+  // As of a moment at which a read quorum of each shard's replicas held the same. While tags of the
+  // range come in that is rare: then kUnavailable at the deadline.
+  bool quorum = false;
 };
 
 struct AggregateBucket {

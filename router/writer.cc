@@ -3,8 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
-#include <functional>
-#include <map>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -14,7 +13,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "router/channels.h"
+#include "router/circuit.h"
 #include "router/lane.h"
+#include "router/retry_queue.h"
 #include "rpc/metrics.h"
 #include "rpc/status.h"
 
@@ -22,13 +23,18 @@ namespace allezon::router {
 namespace {
 
 constexpr char kWriteMethod[] = "/allezon.v1.ReplicaService/Write";
-// Pauses between attempts: they double, with jitter, up to the bound.
+// Pauses between rounds over the replicas: they double, with jitter, up to the bound.
 constexpr absl::Duration kBackoffMin = absl::Milliseconds(5);
 constexpr absl::Duration kBackoffMax = absl::Milliseconds(200);
 // What a caller is told to wait before a retry of its own.
 constexpr absl::Duration kRetryDelay = absl::Seconds(1);
-// An instance that could not be reached is tried after the others for this long.
-constexpr absl::Duration kAvoidFor = absl::Seconds(2);
+// A batch is overdue after a multiple of what batches take lately, within these bounds.
+constexpr absl::Duration kOverdueMin = absl::Milliseconds(50);
+constexpr absl::Duration kOverdueMax = absl::Seconds(1);
+// How often to look for overdue ones.
+constexpr absl::Duration kWatchInterval = absl::Milliseconds(10);
+// Copies of one write under way at a time.
+constexpr int kCopiesMax = 4;
 
 bool IsRetryable(const absl::Status& status) {
   switch (status.code()) {
@@ -51,105 +57,45 @@ bool MaybeStored(const absl::Status& status) {
          !absl::StrContains(status.message(), "before the tag could be sent");
 }
 
-absl::Duration Backoff(uint32_t attempts) {
+absl::Duration Backoff(uint32_t rounds) {
   thread_local absl::BitGen random;
   const absl::Duration most =
-      std::min(kBackoffMax, kBackoffMin * (1 << std::min<uint32_t>(attempts, 10)));
+      std::min(kBackoffMax, kBackoffMin * (1 << std::min<uint32_t>(rounds, 10)));
   return most * absl::Uniform(random, 0.5, 1.0);
 }
-
-// Writes that wait for their next attempt, and the thread that starts it.
-class RetryQueue {
- public:
-  explicit RetryQueue(std::function<void(PendingWrite)> retry)
-      : retry_(std::move(retry)), thread_([this] { Run(); }) {}
-  ~RetryQueue() {
-    for (PendingWrite& write : Stop()) write.done->Done(absl::CancelledError("shutting down"));
-  }
-
-  void Add(absl::Time when, PendingWrite write) {
-    {
-      absl::MutexLock lock(&mutex_);
-      if (!stopping_) {
-        waiting_.emplace(when, std::move(write));
-        return;
-      }
-    }
-    write.done->Done(absl::CancelledError("shutting down"));
-  }
-
-  // Ends the thread; what still waited comes back. What is added later is told at once.
-  std::vector<PendingWrite> Stop() {
-    std::vector<PendingWrite> left;
-    {
-      absl::MutexLock lock(&mutex_);
-      stopping_ = true;
-      for (auto& [when, write] : waiting_) left.push_back(std::move(write));
-      waiting_.clear();
-    }
-    if (thread_.joinable()) thread_.join();
-    return left;
-  }
-
- private:
-  void Run() {
-    while (true) {
-      std::vector<PendingWrite> due;
-      {
-        absl::MutexLock lock(&mutex_);
-        const absl::Time next = waiting_.empty() ? absl::InfiniteFuture() : waiting_.begin()->first;
-        known_next_ = next;
-        mutex_.AwaitWithDeadline(
-            absl::Condition(
-                +[](RetryQueue* self) ABSL_EXCLUSIVE_LOCKS_REQUIRED(self->mutex_) {
-                  return self->stopping_ || (!self->waiting_.empty() &&
-                                             self->waiting_.begin()->first < self->known_next_);
-                },
-                this),
-            next);
-        if (stopping_) return;
-        const absl::Time now = absl::Now();
-        while (!waiting_.empty() && waiting_.begin()->first <= now) {
-          due.push_back(std::move(waiting_.begin()->second));
-          waiting_.erase(waiting_.begin());
-        }
-      }
-      for (PendingWrite& write : due) retry_(std::move(write));
-    }
-  }
-
-  const std::function<void(PendingWrite)> retry_;
-  absl::Mutex mutex_;
-  std::multimap<absl::Time, PendingWrite> waiting_ ABSL_GUARDED_BY(mutex_);
-  absl::Time known_next_ ABSL_GUARDED_BY(mutex_);
-  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
-  std::thread thread_;  // joined by Stop
-};
 
 class LaneWriter final : public Writer, private Lane::Owner {
  public:
   LaneWriter(std::string_view service, Channels& channels, LaneOptions options)
-      : placement_(channels.placement()),
-        avoid_until_(placement_.instances.size()),
+      : channels_(channels),
+        placement_(channels.placement()),
         retries_total_(rpc::MakeCounter("allezon_router_retries_total",
                                         "Attempts after the first one.",
                                         {{"service", std::string(service)}})),
+        hedges_total_(rpc::MakeCounter("allezon_router_hedges_total",
+                                       "Writes that were sent elsewhere, or moved there, because "
+                                       "their instance owed an answer for too long.",
+                                       {{"service", std::string(service)}})),
         failures_total_(rpc::MakeCounter("allezon_router_failures_total",
                                          "Writes that failed for good.",
                                          {{"service", std::string(service)}})),
+        pace_(kOverdueMin, kOverdueMax),
         retries_([this](PendingWrite write) { Start(std::move(write)); }) {
     Lane::Owner& owner = *this;
     for (uint32_t i = 0; i < placement_.instances.size(); ++i) {
-      lanes_.push_back(std::make_unique<Lane>(service, placement_, i, channels.To(i), kWriteMethod,
-                                              options, owner));
+      lanes_.push_back(
+          std::make_unique<Lane>(service, channels, i, kWriteMethod, options, pace_, owner));
     }
+    watcher_ = std::thread([this] { Watch(); });
   }
 
   ~LaneWriter() override {
-    stopping_ = true;
-    for (PendingWrite& write : retries_.Stop()) {
-      write.done->Done(absl::CancelledError("shutting down"));
+    {
+      absl::MutexLock lock(&mutex_);
+      stopping_ = true;
     }
+    watcher_.join();
+    for (PendingWrite& write : retries_.Stop()) Fail(write, ShuttingDown());
     for (const auto& lane : lanes_) lane->Stop();
   }
 
@@ -158,50 +104,84 @@ class LaneWriter final : public Writer, private Lane::Owner {
   }
 
  private:
-  // The replica to try: in the order of the placement, those to avoid last, the next one after each
-  // attempt.
-  uint32_t Choose(const PendingWrite& write) const {
+  static absl::Status ShuttingDown() { return absl::CancelledError("shutting down"); }
+  static bool HasTried(const PendingWrite& write, size_t i) {
+    return (write.tried >> std::min<size_t>(i, 63) & 1) != 0;
+  }
+  bool IsOpen(const Replica& replica) const {
+    return channels_.CircuitOf(replica.instance)->is_open();
+  }
+
+  // The replica to try, as an index into those of the shard: the first one, in the order of the
+  // placement, that this round has not tried and whose circuit is closed; where all circuits are
+  // open, the first that was not tried. None: the round is over.
+  std::optional<size_t> Choose(const PendingWrite& write) const {
     const std::vector<Replica>& replicas = placement_.replicas[write.event->shard];
-    const int64_t now = absl::ToUnixMillis(absl::Now());
-    const size_t n = replicas.size();
-    for (size_t i = 0; i < n; ++i) {
-      const uint32_t instance = replicas[(write.attempts + i) % n].instance;
-      if (avoid_until_[instance].load(std::memory_order_relaxed) <= now) return instance;
+    std::optional<size_t> untried;
+    bool all_open = true;
+    for (size_t i = 0; i < replicas.size(); ++i) {
+      const bool open = IsOpen(replicas[i]);
+      all_open = all_open && open;
+      if (HasTried(write, i)) continue;
+      if (!open) return i;
+      if (!untried) untried = i;
     }
-    return replicas[write.attempts % n].instance;
+    return all_open ? untried : std::nullopt;
+  }
+
+  bool CanGoElsewhere(uint32_t instance, const PendingWrite& write) const override {
+    if (write.hedge != nullptr && write.hedge->copies_open >= kCopiesMax) return false;
+    const std::vector<Replica>& replicas = placement_.replicas[write.event->shard];
+    return std::any_of(replicas.begin(), replicas.end(), [&](const Replica& replica) {
+      return replica.instance != instance && !IsOpen(replica);
+    });
   }
 
   void Start(PendingWrite write) {
-    const uint32_t instance = Choose(write);
-    ++write.attempts;
+    if (write.was_told()) return;
+    std::optional<size_t> chosen = Choose(write);
+    if (!chosen) {  // a copy, sent elsewhere when its round was over
+      write.tried = 0;
+      chosen = Choose(write).value_or(0);
+    }
+    write.tried |= uint64_t{1} << std::min<size_t>(*chosen, 63);
+    const uint32_t instance = placement_.replicas[write.event->shard][*chosen].instance;
     if (lanes_[instance]->Push(write)) return;
     Fail(write, absl::ResourceExhaustedError(absl::StrCat(
                     "too many tags wait for ", placement_.instances[instance].id, " already")));
   }
 
-  void Finished(uint32_t instance, PendingWrite write, const absl::Status& status) override {
+  void Finished(uint32_t, PendingWrite write, const absl::Status& status) override {
     if (status.ok()) {
-      avoid_until_[instance].store(0, std::memory_order_relaxed);
-      write.done->Done(status);
+      if (write.hedge == nullptr || !write.hedge->told.exchange(true)) write.done->Done(status);
       return;
     }
+    if (write.was_told()) return;
     write.maybe_stored = write.maybe_stored || MaybeStored(status);
-    if (status.code() != absl::StatusCode::kResourceExhausted && IsRetryable(status)) {
-      avoid_until_[instance].store(absl::ToUnixMillis(absl::Now() + kAvoidFor),
-                                   std::memory_order_relaxed);
+    write.was_hedged = false;
+    const absl::Time now = absl::Now();
+    if (stopping_ || !IsRetryable(status) || now >= write.deadline) return Fail(write, status);
+    if (Choose(write)) {
+      retries_total_.Increment();
+      return Start(std::move(write));
     }
-    const absl::Time next = absl::Now() + Backoff(write.attempts);
-    if (stopping_ || !IsRetryable(status) || next >= write.deadline) {
-      Fail(write, status);
-      return;
-    }
+    write.tried = 0;
+    const absl::Time next = now + Backoff(++write.rounds);
+    if (next >= write.deadline) return Fail(write, status);
     retries_total_.Increment();
-    retries_.Add(next, std::move(write));
+    if (!retries_.Add(next, write)) Fail(write, ShuttingDown());
   }
 
+  // Ends a write, or this copy of it where others are open.
   void Fail(const PendingWrite& write, const absl::Status& status) {
+    bool maybe_stored = write.maybe_stored;
+    if (Hedge* hedge = write.hedge.get(); hedge != nullptr) {
+      if (maybe_stored) hedge->maybe_stored = true;
+      if (hedge->copies_open.fetch_sub(1) != 1 || hedge->told.exchange(true)) return;
+      maybe_stored = hedge->maybe_stored;
+    }
     failures_total_.Increment();
-    if (IsRetryable(status) && write.maybe_stored) {
+    if (IsRetryable(status) && maybe_stored) {
       write.done->Done(absl::DeadlineExceededError(absl::StrCat(
           "no answer in time; the tag may be stored or not (", status.message(), ")")));
     } else if (IsRetryable(status)) {
@@ -211,13 +191,39 @@ class LaneWriter final : public Writer, private Lane::Owner {
     }
   }
 
+  // Sends elsewhere what an instance owes an answer for too long.
+  void Watch() {
+    absl::Time last = absl::Now();
+    while (!AwaitStop(kWatchInterval)) {
+      const absl::Time now = absl::Now();
+      for (const auto& lane : lanes_) {
+        for (PendingWrite& write : lane->TakeOverdue(now - last)) {
+          hedges_total_.Increment();
+          Start(std::move(write));
+        }
+      }
+      last = now;
+    }
+  }
+  bool AwaitStop(absl::Duration timeout) {
+    absl::MutexLock lock(&mutex_);
+    return mutex_.AwaitWithTimeout(
+        absl::Condition(
+            +[](std::atomic<bool>* stopping) { return stopping->load(); }, &stopping_),
+        timeout);
+  }
+
+  Channels& channels_;
   const Placement& placement_;
-  std::vector<std::atomic<int64_t>> avoid_until_;  // Unix milliseconds, by instance
+  absl::Mutex mutex_;  // only wakes the watcher
   std::atomic<bool> stopping_ = false;
   prometheus::Counter& retries_total_;
+  prometheus::Counter& hedges_total_;
   prometheus::Counter& failures_total_;
+  Pace pace_;
   std::vector<std::unique_ptr<Lane>> lanes_;
   RetryQueue retries_;
+  std::thread watcher_;  // joined by the destructor
 };
 
 }  // namespace

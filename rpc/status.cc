@@ -102,8 +102,7 @@ grpc::Status ToGrpc(const absl::Status& status) {
     any.set_type_url(std::string(type));
     any.set_value(std::string(payload));
   });
-  // Without a detail there is nothing that code and message do not say already.
-  if (details.details().empty()) return grpc::Status(code, message);
+  // Sent also where they say no more than code and message do: see IsTransportFailure.
   // Who prints only the message must see which field it is about; the details keep the two apart.
   const std::string field = FieldOf(status);
   const std::string text =
@@ -123,6 +122,18 @@ absl::Status FromGrpc(const grpc::Status& status) {
     result.SetPayload(any.type_url(), absl::Cord(any.value()));
   }
   return result;
+}
+
+bool IsTransportFailure(const grpc::Status& status) {
+  switch (status.error_code()) {
+    case grpc::StatusCode::UNAVAILABLE:
+    case grpc::StatusCode::DEADLINE_EXCEEDED:
+    case grpc::StatusCode::CANCELLED:
+    case grpc::StatusCode::UNKNOWN:
+      return status.error_details().empty();
+    default:
+      return false;
+  }
 }
 
 }  // namespace allezon::rpc

@@ -30,4 +30,8 @@ absl::Duration RetryDelayOf(const absl::Status& status);
 grpc::Status ToGrpc(const absl::Status& status);
 absl::Status FromGrpc(const grpc::Status& status);
 
+// Whether a call failed without a word of the peer: no connection, a broken one, no answer in time,
+// a server that is going. Everything that ToGrpc makes carries details, which tells it apart.
+bool IsTransportFailure(const grpc::Status& status);
+
 }  // namespace allezon::rpc

@@ -62,36 +62,25 @@ Core::~Core() = default;
 
 absl::Status Core::Write(WriteId id, absl::Span<const EventRef> events, Instant deadline,
                          Instant now, Actions& actions) {
-  std::vector<uint8_t> voters;
-  voters.reserve(events.size());
+  std::vector<uint8_t> peers;
+  peers.reserve(events.size());
   for (const EventRef& event : events) {
     if (!joined_[event->shard]) return CheckJoined(event->shard);
-    voters.push_back(static_cast<uint8_t>(placement_.replicas[event->shard].size()));
+    peers.push_back(static_cast<uint8_t>(placement_.replicas[event->shard].size() - 1));
   }
-  if (absl::Status status = quorum_.Begin(id, voters, deadline); !status.ok()) return status;
+  if (absl::Status status = quorum_.Begin(id, peers, deadline); !status.ok()) return status;
   for (uint32_t i = 0; i < events.size(); ++i) {
     for (const router::Replica& replica : placement_.replicas[events[i]->shard]) {
       if (replica.instance == options_.self) continue;
       peers_[replica.instance]->lane.Push({events[i], id, i, now});
     }
   }
-  writes_events_[id] = static_cast<uint32_t>(events.size());
   PumpLanes(now, actions);
   return absl::OkStatus();
 }
 
 void Core::Stored(WriteId id, const absl::Status& status, Instant now, Actions& actions) {
-  const auto events = writes_events_.find(id);
-  if (events == writes_events_.end()) return;
-  const uint32_t count = events->second;
-  writes_events_.erase(events);
-  for (uint32_t i = 0; i < count; ++i) {
-    if (status.ok()) {
-      quorum_.Yes(id, i, false, actions.outcomes);
-    } else {
-      quorum_.CountOut(id, i, status, actions.outcomes);
-    }
-  }
+  quorum_.Stored(id, status, actions.outcomes);
   PumpLanes(now, actions);
 }
 
@@ -103,6 +92,7 @@ void Core::Replicated(uint32_t peer_index, BatchId batch, const absl::Status& st
     quorum_.CountOut(owed.write, owed.index, status, actions.outcomes);
   };
   std::vector<Owed> taken = peer.lane.Ended(batch, status, now, count_out);
+  std::vector<Owed> refused;
   const auto refuses = [&](size_t i) {
     return std::find_if(response.failures().begin(), response.failures().end(),
                         [&](const auto& failure) { return failure.index() == i; });
@@ -121,9 +111,17 @@ void Core::Replicated(uint32_t peer_index, BatchId batch, const absl::Status& st
                                   : std::string("a replica is not whole yet");
       quorum_.CountOut(owed.write, owed.index, absl::UnavailableError(why), actions.outcomes);
     }
-    // It will never be there by this lane.
-    if (refusal != response.failures().end()) peer.lane.NewSession();
+    if (refusal == response.failures().end()) continue;
+    // While its write may still be acknowledged it must stay; then it is left to a sync, of which
+    // the peer is told by a new session.
+    if (quorum_.IsPending(owed.write)) {
+      owed.counted_out = true;
+      refused.push_back(std::move(owed));
+    } else {
+      peer.lane.NewSession();
+    }
   }
+  peer.lane.PutBack(std::move(refused), now);
   PumpLanes(now, actions);
 }
 

@@ -124,9 +124,8 @@ class Core {
   std::vector<std::unique_ptr<Peer>> peers_;  // by instance; null where no shard is shared
   Quorum quorum_;
   Freshness freshness_;
-  absl::flat_hash_map<WriteId, uint32_t> writes_events_;  // whose local commit is under way
-  std::vector<uint64_t> received_;                        // by instance
-  std::vector<Instant> wanted_;  // by shard: syncs that began before are not enough
+  std::vector<uint64_t> received_;  // by instance
+  std::vector<Instant> wanted_;     // by shard: syncs that began before are not enough
   std::vector<ShardId> wanted_next_;
   Instant sync_allowed_at_ = kNever;
   size_t next_peer_ = 0;  // whose turn it is to be pulled from

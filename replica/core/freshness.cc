@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <limits>
 #include <utility>
 
 namespace allezon::replica {
@@ -18,17 +19,28 @@ Instant NthLargest(std::vector<Instant>& times, size_t n) {
 
 }  // namespace
 
+template <typename Visit>
+void Freshness::ForEachOther(ShardId shard, Visit visit) const {
+  for (const router::Replica& replica : placement_.replicas[shard]) {
+    if (replica.instance != options_.self) visit(replica.instance);
+  }
+}
+
 Freshness::Freshness(const CoreOptions& options, const router::Placement& placement)
     : options_(options),
       placement_(placement),
       others_needed_(placement.replication_factor - options.write_quorum),
       peers_(placement.instances.size()),
-      syncs_(placement.instances.size()) {}
-
-template <typename Visit>
-void Freshness::ForEachOther(ShardId shard, Visit visit) const {
-  for (const router::Replica& replica : placement_.replicas[shard]) {
-    if (replica.instance != options_.self) visit(replica.instance);
+      shared_(placement.instances.size()),
+      complete_(placement.shards(), kNever),
+      syncs_(placement.instances.size()) {
+  for (ShardId shard = 0; shard < placement.shards(); ++shard) {
+    const std::vector<router::Replica>& replicas = placement.replicas[shard];
+    const bool holds = std::any_of(replicas.begin(), replicas.end(), [&](const auto& replica) {
+      return replica.instance == options_.self;
+    });
+    if (!holds) continue;
+    ForEachOther(shard, [&](uint32_t other) { shared_[other].push_back(shard); });
   }
 }
 
@@ -49,6 +61,7 @@ void Freshness::Polled(uint32_t index, const v1::PollResponse& response, Instant
   peer.received.resize(placement_.instances.size());
   peer.unjoined.clear();
   peer.unjoined.insert(response.unjoined_shards().begin(), response.unjoined_shards().end());
+  for (const ShardId shard : shared_[index]) Advance(shard);
 }
 
 void Freshness::Synced(uint32_t index, ShardId shard, Instant begun, uint64_t incarnation,
@@ -60,6 +73,7 @@ void Freshness::Synced(uint32_t index, ShardId shard, Instant begun, uint64_t in
   Sync& sync = syncs_[index][shard];
   if (sync.begun >= begun) return;
   sync = {begun, incarnation, !peer.unjoined.contains(shard), std::move(received)};
+  Advance(shard);
 }
 
 const Freshness::Sync* Freshness::LastSync(uint32_t peer, ShardId shard) const {
@@ -98,12 +112,15 @@ Instant Freshness::AsOf(ShardId shard, uint32_t coordinator) const {
   return std::max(own, NthLargest(polls, others_needed_));
 }
 
+void Freshness::Advance(ShardId shard) {
+  Instant earliest = std::numeric_limits<Instant>::max();
+  ForEachOther(shard, [&](uint32_t other) { earliest = std::min(earliest, AsOf(shard, other)); });
+  complete_[shard] = std::max(complete_[shard], earliest);
+}
+
 Instant Freshness::CompleteAsOf(ShardId shard, Instant now) const {
   // Without this replica there is no quorum: it has all that was ever acknowledged.
-  if (others_needed_ == 0) return now;
-  Instant earliest = now;
-  ForEachOther(shard, [&](uint32_t other) { earliest = std::min(earliest, AsOf(shard, other)); });
-  return earliest;
+  return others_needed_ == 0 ? now : complete_[shard];
 }
 
 bool Freshness::MissesSilent(uint32_t index, ShardId shard, Instant now) const {

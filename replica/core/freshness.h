@@ -15,8 +15,9 @@
 //     they were synced from. Whatever c acknowledges needs W - 1 of the RF - 2 others, and so one
 //     of these.
 //
-// The shard is complete up to the earliest of these times. They are this node's: a poll counts from
-// when it was sent, a session from when it was first heard of. Not thread-safe.
+// The shard is complete up to the earliest of these times, and stays so whatever happens to who
+// vouched for it. They are this node's times: a poll counts from when it was sent, a session from
+// when it was first heard of. Not thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -86,13 +87,17 @@ class Freshness {
   // Whether the peer has taken something from `coordinator` since it was synced from.
   bool TookSince(const Peer& peer, const Sync& sync, uint32_t coordinator) const;
   Instant AsOf(ShardId shard, uint32_t coordinator) const;
+  // Notes what follows from the last news.
+  void Advance(ShardId shard);
   template <typename Visit>
   void ForEachOther(ShardId shard, Visit visit) const;
 
   const CoreOptions& options_;
   const router::Placement& placement_;
-  const uint32_t others_needed_;                           // RF - W
-  std::vector<Peer> peers_;                                // by instance
+  const uint32_t others_needed_;              // RF - W
+  std::vector<Peer> peers_;                   // by instance
+  std::vector<std::vector<ShardId>> shared_;  // by instance: shards that it and this node hold
+  std::vector<Instant> complete_;             // by shard
   std::vector<absl::flat_hash_map<ShardId, Sync>> syncs_;  // by instance
 };
 

@@ -59,15 +59,36 @@ std::vector<Owed> PeerLane::Ended(BatchId id, const absl::Status& status, Instan
     for (const Owed& owed : batch) Uncount(owed);
     return batch;
   }
-  pause_us_ = pause_us_ == 0 ? options_.lane_retry_min_us
-                             : std::min(2 * pause_us_, options_.lane_retry_max_us);
-  retry_at_ = now + pause_us_;
   for (Owed& owed : batch) {
     if (!owed.counted_out) failed(owed);
   }
+  Pause(now);
+  Requeue(std::move(batch));
+  return {};
+}
+
+void PeerLane::PutBack(std::vector<Owed> refused, Instant now) {
+  if (refused.empty()) return;
+  for (const Owed& owed : refused) {
+    ++owed_events_;
+    owed_bytes_ += BytesOf(owed);
+  }
+  Pause(now);
+  Requeue(std::move(refused));
+}
+
+void PeerLane::Pause(Instant now) {
+  pause_us_ = pause_us_ == 0 ? options_.lane_retry_min_us
+                             : std::min(2 * pause_us_, options_.lane_retry_max_us);
+  retry_at_ = now + pause_us_;
+}
+
+void PeerLane::Requeue(std::vector<Owed> batch) {
+  const auto middle = static_cast<std::ptrdiff_t>(batch.size());
   queue_.insert(queue_.begin(), std::make_move_iterator(batch.begin()),
                 std::make_move_iterator(batch.end()));
-  return {};
+  std::inplace_merge(queue_.begin(), queue_.begin() + middle, queue_.end(),
+                     [](const Owed& a, const Owed& b) { return a.queued < b.queued; });
 }
 
 void PeerLane::EnforceBounds(const std::function<bool(WriteId)>& is_pending) {

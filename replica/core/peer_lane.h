@@ -42,6 +42,8 @@ class PeerLane {
   // for each event that has not been counted out yet.
   std::vector<Owed> Ended(BatchId batch, const absl::Status& status, Instant now,
                           const std::function<void(Owed&)>& failed);
+  // Queues what the peer refused of a batch again, to be sent after a pause.
+  void PutBack(std::vector<Owed> refused, Instant now);
   // Drops what may be dropped where the bounds are exceeded.
   void EnforceBounds(const std::function<bool(WriteId)>& is_pending);
   // Begins a new session for another reason: the peer refused an event for good.
@@ -56,6 +58,9 @@ class PeerLane {
 
  private:
   void Uncount(const Owed& owed);
+  void Pause(Instant now);
+  // Keeps the queue in the order in which events were queued first.
+  void Requeue(std::vector<Owed> batch);
 
   const CoreOptions& options_;
   const uint32_t peer_;

@@ -7,19 +7,36 @@
 
 namespace allezon::replica {
 
-absl::Status Quorum::Begin(WriteId id, absl::Span<const uint8_t> voters, Instant deadline) {
-  if (events_pending_ > 0 && events_pending_ + voters.size() > events_pending_max_) {
+absl::Status Quorum::Begin(WriteId id, absl::Span<const uint8_t> peers, Instant deadline) {
+  if (events_pending_ > 0 && events_pending_ + peers.size() > events_pending_max_) {
     return absl::ResourceExhaustedError(
         absl::StrCat(events_pending_, " events wait for their replicas already"));
   }
   Pending& write = writes_[id];
-  write.events.resize(voters.size());
-  for (size_t i = 0; i < voters.size(); ++i) write.events[i].open = voters[i];
-  write.undecided = voters.size();
+  write.events.resize(peers.size());
+  for (size_t i = 0; i < peers.size(); ++i) write.events[i].open = peers[i];
+  write.undecided = peers.size();
   write.deadline = deadline;
-  events_pending_ += voters.size();
+  events_pending_ += peers.size();
   deadlines_.emplace(deadline, id);
   return absl::OkStatus();
+}
+
+void Quorum::Stored(WriteId id, const absl::Status& status, std::vector<WriteOutcome>& outcomes) {
+  const auto found = writes_.find(id);
+  if (found == writes_.end()) return;
+  Pending& write = found->second;
+  write.stored = status.ok();
+  for (uint32_t i = 0; i < write.events.size(); ++i) {
+    if (write.events[i].decided) continue;
+    if (!status.ok()) {
+      Fail(write, i, status);
+    } else if (Enough(write.events[i])) {
+      write.events[i].decided = true;
+      --write.undecided;
+    }
+  }
+  EndIfDecided(found, outcomes);
 }
 
 void Quorum::Yes(WriteId id, uint32_t index, bool was_counted_out,
@@ -29,7 +46,7 @@ void Quorum::Yes(WriteId id, uint32_t index, bool was_counted_out,
   Event& event = write->second.events[index];
   if (!was_counted_out) --event.open;
   ++event.yes;
-  if (event.decided || event.yes < write_quorum_) return;
+  if (event.decided || !write->second.stored || !Enough(event)) return;
   event.decided = true;
   --write->second.undecided;
   EndIfDecided(write, outcomes);
@@ -41,7 +58,7 @@ void Quorum::CountOut(WriteId id, uint32_t index, const absl::Status& why,
   if (write == writes_.end()) return;
   Event& event = write->second.events[index];
   --event.open;
-  if (event.decided || event.yes + event.open >= write_quorum_) return;
+  if (event.decided || event.yes + event.open + 1u >= write_quorum_) return;
   Fail(write->second, index,
        absl::UnavailableError(
            absl::StrCat("fewer than ", write_quorum_, " replicas can have it: ", why.message())));

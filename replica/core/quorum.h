@@ -15,20 +15,23 @@
 
 namespace allezon::replica {
 
-// Each event has one vote for each replica of its shard. It is acknowledged at `write_quorum` votes
-// for it, and fails as soon as too few are left, or at the deadline. A write is answered when all
-// of its events are decided. Not thread-safe.
+// An event is acknowledged once this node has it durably, and as many peers as make a write quorum
+// with it: so a coordinator never lacks what it acknowledged. It fails as soon as too few votes are
+// left, or at the deadline. A write is answered when all of its events are decided. Not
+// thread-safe.
 class Quorum {
  public:
   Quorum(uint32_t write_quorum, size_t events_pending_max)
       : write_quorum_(write_quorum), events_pending_max_(events_pending_max) {}
 
-  // `voters`, by event: how many may vote. kResourceExhausted where too much is pending.
-  absl::Status Begin(WriteId id, absl::Span<const uint8_t> voters, Instant deadline);
+  // `peers`, by event: how many others may have it. kResourceExhausted where too much is pending.
+  absl::Status Begin(WriteId id, absl::Span<const uint8_t> peers, Instant deadline);
 
-  // A replica has the event durably, and its word counts. Also after it was counted out.
+  // The local commit of a write ended.
+  void Stored(WriteId id, const absl::Status& status, std::vector<WriteOutcome>& outcomes);
+  // A peer has the event durably, and its word counts. Also after it was counted out.
   void Yes(WriteId id, uint32_t event, bool was_counted_out, std::vector<WriteOutcome>& outcomes);
-  // A replica will not have it soon, or its word does not count.
+  // A peer will not have it soon, or its word does not count.
   void CountOut(WriteId id, uint32_t event, const absl::Status& why,
                 std::vector<WriteOutcome>& outcomes);
   // Ends what has waited too long.
@@ -39,18 +42,21 @@ class Quorum {
 
  private:
   struct Event {
-    uint8_t yes = 0;
-    uint8_t open = 0;  // votes that may still come
+    uint8_t yes = 0;   // of peers
+    uint8_t open = 0;  // peers that may still say yes
     bool decided = false;
   };
   struct Pending {
     std::vector<Event> events;
     size_t undecided = 0;
+    bool stored = false;
     std::vector<absl::Status> failures;  // empty while there is none
     Instant deadline = 0;
   };
   using Writes = absl::flat_hash_map<WriteId, Pending>;
 
+  // Whether enough peers have it.
+  bool Enough(const Event& event) const { return event.yes + 1u >= write_quorum_; }
   void Fail(Pending& write, uint32_t event, const absl::Status& why);
   void EndIfDecided(Writes::iterator write, std::vector<WriteOutcome>& outcomes);
   void End(Writes::iterator write, std::vector<WriteOutcome>& outcomes);

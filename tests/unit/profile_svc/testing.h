@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -52,10 +53,14 @@ class FakeLog final : public replica::LogReader {
   }
   replica::Digest MinuteDigest(int64_t) const override { return {}; }
   std::vector<int64_t> Minutes() const override { return {}; }
-  uint32_t TakenThroughS(int64_t) const override { return 0; }
+  uint32_t TakenThroughS(int64_t minute) const override {
+    const auto found = taken_through_s.find(minute);
+    return found == taken_through_s.end() ? 0 : found->second;
+  }
   int64_t NewestTimeMs() const override { return newest_time_ms; }
 
   int64_t newest_time_ms = kNoTime;
+  std::map<int64_t, uint32_t> taken_through_s;  // by minute
 };
 
 // A RocksDB in a temporary folder whose default column family is a profile view's.

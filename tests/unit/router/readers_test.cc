@@ -7,12 +7,16 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
-#include <set>
+#include <functional>
+#include <thread>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "allezon/v1/aggregate_replica.grpc.pb.h"
 #include "allezon/v1/profile_replica.grpc.pb.h"
+#include "allezon/v1/replica.grpc.pb.h"
 #include "router/channels.h"
 #include "rpc/server.h"
 #include "rpc/status.h"
@@ -21,6 +25,43 @@ namespace allezon::router {
 namespace {
 
 constexpr uint32_t kShards = 32;
+
+// Keeps calls unanswered while it is told to.
+class Holder {
+ public:
+  // Whether the call is kept; `answer` is called later then.
+  bool Keep(std::function<void()> answer) {
+    absl::MutexLock lock(&mutex_);
+    ++calls_;
+    if (held_) kept_.push_back(std::move(answer));
+    return held_;
+  }
+  void Hold() {
+    absl::MutexLock lock(&mutex_);
+    held_ = true;
+  }
+  void Release() {
+    std::vector<std::function<void()>> kept;
+    {
+      absl::MutexLock lock(&mutex_);
+      held_ = false;
+      kept.swap(kept_);
+    }
+    for (const auto& answer : kept) answer();
+  }
+  void AwaitCalls(int calls) {
+    absl::MutexLock lock(&mutex_);
+    const auto enough = [this, calls]()
+                            ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return calls_ >= calls; };
+    mutex_.Await(absl::Condition(&enough));
+  }
+
+ private:
+  absl::Mutex mutex_;
+  bool held_ ABSL_GUARDED_BY(mutex_) = false;
+  int calls_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::vector<std::function<void()>> kept_ ABSL_GUARDED_BY(mutex_);
+};
 
 // Counts 1 for every shard in every minute, so that an answer says how many shards it covers.
 class TestAggregates final : public v1::AggregateReplicaService::CallbackService {
@@ -40,25 +81,55 @@ class TestAggregates final : public v1::AggregateReplicaService::CallbackService
       minute.set_sum_price(-10 * request->shards_size());
       minute.set_taken_through_s(taken_through_s);
       minute.set_oldest_accepted_s(oldest_accepted_s);
+      if (!request->for_quorum()) continue;
+      minute.set_digest_count(request->shards_size() + (lacks_until_sync ? 0 : 1));
+      minute.set_digest_low(7);
+      minute.set_digest_high(8);
     }
     if (drop_a_minute) response->mutable_minutes()->RemoveLast();
-    reactor->Finish(grpc::Status::OK);
+    const auto answer = [reactor] { reactor->Finish(grpc::Status::OK); };
+    if (!holder.Keep(answer)) answer();
     return reactor;
   }
 
+  Holder holder;
   std::atomic<int> calls = 0;
   std::atomic<int> fail_next = 0;
   std::atomic<uint32_t> taken_through_s = 0;
   std::atomic<uint32_t> oldest_accepted_s = 100;
   std::atomic<bool> drop_a_minute = false;
+  std::atomic<bool> lacks_until_sync = false;
 };
 
+// Gives its node's aggregates what they lack when it is told to.
+class TestSync final : public v1::ReplicaService::CallbackService {
+ public:
+  explicit TestSync(TestAggregates& aggregates) : aggregates_(aggregates) {}
+  grpc::ServerUnaryReactor* SyncNow(grpc::CallbackServerContext* call,
+                                    const v1::SyncNowRequest* request,
+                                    v1::SyncNowResponse*) override {
+    shards += request->shards_size();
+    if (works) aggregates_.lacks_until_sync = false;
+    grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
+    reactor->Finish(grpc::Status::OK);
+    return reactor;
+  }
+
+  std::atomic<int> shards = 0;
+  std::atomic<bool> works = true;
+
+ private:
+  TestAggregates& aggregates_;
+};
+
+// Holds one view and one buy of every cookie; with `tags`, those as views instead.
 class TestProfiles final : public v1::ProfileReplicaService::CallbackService {
  public:
   grpc::ServerUnaryReactor* ReadProfile(grpc::CallbackServerContext* call,
                                         const v1::ReadProfileRequest* request,
                                         v1::ReadProfileResponse* response) override {
     grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
+    if (request->for_quorum()) ++quorum_calls;
     if (fail_next.fetch_sub(1) > 0) {
       reactor->Finish(rpc::ToGrpc(absl::UnavailableError("not now")));
       return reactor;
@@ -67,13 +138,25 @@ class TestProfiles final : public v1::ProfileReplicaService::CallbackService {
       reactor->Finish(rpc::ToGrpc(absl::InvalidArgumentError("not of this shard")));
       return reactor;
     }
-    response->add_views()->set_tag(request->cookie() + "/view");
-    response->add_buys()->set_tag(absl::StrCat(request->limit()));
-    reactor->Finish(grpc::Status::OK);
+    if (tags.empty()) {
+      response->add_views()->set_tag(request->cookie() + "/view");
+      response->add_buys()->set_tag(absl::StrCat(request->limit()));
+    }
+    for (const auto& [time_ms, id] : tags) {
+      v1::StoredTag& tag = *response->add_views();
+      tag.set_event_id(id);
+      tag.set_time_ms(time_ms);
+      tag.set_tag(absl::StrCat(time_ms, id));
+    }
+    const auto answer = [reactor] { reactor->Finish(grpc::Status::OK); };
+    if (!holder.Keep(answer)) answer();
     return reactor;
   }
 
+  Holder holder;
+  std::atomic<int> quorum_calls = 0;
   std::atomic<int> fail_next = 0;
+  std::vector<std::pair<int64_t, std::string>> tags;  // set before the first call
 };
 
 class ReadersTest : public testing::Test {
@@ -83,9 +166,10 @@ class ReadersTest : public testing::Test {
     for (int i = 0; i < nodes; ++i) {
       aggregates_.push_back(std::make_unique<TestAggregates>());
       profiles_.push_back(std::make_unique<TestProfiles>());
+      syncs_.push_back(std::make_unique<TestSync>(*aggregates_[i]));
       rpc::ServerOptions options;
       options.listen = "127.0.0.1:0";
-      options.services = {aggregates_[i].get(), profiles_[i].get()};
+      options.services = {aggregates_[i].get(), profiles_[i].get(), syncs_[i].get()};
       auto server = rpc::Server::Start(options);
       ASSERT_TRUE(server.ok()) << server.status();
       instances.push_back(
@@ -99,8 +183,10 @@ class ReadersTest : public testing::Test {
     profile_reader_ = MakeProfileReader(*channels_);
   }
 
-  absl::StatusOr<std::vector<AggregateBucket>> Query(absl::Duration timeout = absl::Seconds(20)) {
+  absl::StatusOr<std::vector<AggregateBucket>> Query(absl::Duration timeout = absl::Seconds(20),
+                                                     bool quorum = false) {
     AggregateQuery query;
+    query.quorum = quorum;
     query.from_minute = 5;
     query.to_minute = 8;
     query.action = v1::ACTION_VIEW;
@@ -119,6 +205,7 @@ class ReadersTest : public testing::Test {
 
   std::vector<std::unique_ptr<TestAggregates>> aggregates_;
   std::vector<std::unique_ptr<TestProfiles>> profiles_;
+  std::vector<std::unique_ptr<TestSync>> syncs_;
   std::vector<std::unique_ptr<rpc::Server>> servers_;
   std::unique_ptr<Channels> channels_;
   std::unique_ptr<AggregateReader> aggregate_reader_;
@@ -208,6 +295,131 @@ TEST_F(ReadersTest, AProfileThatNobodyHasIsAnErrorInsideTheDeadline) {
       profile_reader_->Read({.cookie = "c"}, absl::Now() + absl::Milliseconds(200));
   EXPECT_FALSE(profile.ok());
   EXPECT_GT(rpc::RetryDelayOf(profile.status()), absl::ZeroDuration());
+}
+
+// A cookie whose replicas are asked in this order: the instance first.
+std::string CookieOf(const Placement& placement, uint32_t instance) {
+  for (int i = 0;; ++i) {
+    const std::string cookie = absl::StrCat("cookie", i);
+    if (placement.replicas[ShardOf(cookie, kShards)][0].instance == instance) return cookie;
+  }
+}
+
+TEST_F(ReadersTest, AProfileIsReadFromTheNextReplicaWhereTheFirstHangs) {
+  Start(3, 3);
+  profiles_[1]->holder.Hold();
+  const ProfileQuery query{.cookie = CookieOf(channels_->placement(), 1)};
+  EXPECT_TRUE(profile_reader_->Read(query, absl::Now() + absl::Seconds(20)).ok());
+  profiles_[1]->holder.AwaitCalls(1);
+  // The one that hangs has an open circuit, or was found alive by a probe: either way it answers.
+  EXPECT_TRUE(profile_reader_->Read(query, absl::Now() + absl::Seconds(20)).ok());
+  profiles_[1]->holder.Release();
+}
+
+TEST_F(ReadersTest, ANodeThatSaysNotNowKeepsItsCircuitClosedAndOneThatIsGoneDoesNot) {
+  Start(2, 2);
+  const ProfileQuery query{.cookie = CookieOf(channels_->placement(), 0)};
+  profiles_[0]->fail_next = 1;
+  EXPECT_TRUE(profile_reader_->Read(query, absl::Now() + absl::Seconds(20)).ok());
+  EXPECT_FALSE(channels_->CircuitOf(0)->is_open());
+  servers_[0].reset();
+  EXPECT_TRUE(profile_reader_->Read(query, absl::Now() + absl::Seconds(20)).ok());
+  EXPECT_TRUE(channels_->CircuitOf(0)->is_open());
+}
+
+TEST_F(ReadersTest, AQuorumReadOfAProfileIsTheUnionNewestFirst) {
+  Start(2, 2);  // a write quorum of both, so one answer has it all
+  profiles_[0]->tags = profiles_[1]->tags = {{9, "a"}, {5, "b"}};
+  const ProfileQuery query{.cookie = "c", .quorum = true};
+  const auto profile = profile_reader_->Read(query, absl::Now() + absl::Seconds(20));
+  ASSERT_TRUE(profile.ok()) << profile.status();
+  EXPECT_EQ(profile->views, (std::vector<std::string>{"9a", "5b"}));
+  EXPECT_EQ(profiles_[0]->quorum_calls + profiles_[1]->quorum_calls, 1);
+}
+
+TEST_F(ReadersTest, AQuorumReadAsksAsManyReplicasAsSeeEveryWrite) {
+  Start(3, 3);
+  profiles_[0]->tags = {{9, "a"}, {5, "d"}, {5, "f"}, {1, "x"}};
+  profiles_[1]->tags = {{9, "a"}, {5, "c"}, {5, "d"}, {4, "k"}};
+  profiles_[2]->tags = {{9, "a"}, {5, "c"}, {5, "d"}, {5, "f"}, {4, "k"}, {1, "x"}};
+  for (int i = 0; i < 20; ++i) {
+    // Any one may fail.
+    profiles_[i % 3]->fail_next = 1;
+    const ProfileQuery query{.cookie = absl::StrCat("c", i), .limit = 5, .quorum = true};
+    const auto profile = profile_reader_->Read(query, absl::Now() + absl::Seconds(20));
+    ASSERT_TRUE(profile.ok()) << profile.status();
+    EXPECT_EQ(profile->views, (std::vector<std::string>{"9a", "5c", "5d", "5f", "4k"}));
+    profiles_[i % 3]->fail_next = 0;
+  }
+}
+
+TEST_F(ReadersTest, ShardsOfANodeThatHangsAreAskedElsewhereAndCountOnce) {
+  Start(4, 2);
+  for (int i = 0; i < 4; ++i) {
+    aggregates_[i]->holder.Hold();
+    ExpectFull(Query());
+    aggregates_[i]->holder.Release();
+  }
+}
+
+TEST_F(ReadersTest, ALateAnswerIsUsedWhereItIsTheOnlyOneAndNotCountedTwice) {
+  Start(2, 2);
+  // Both hang: each is asked for everything, and whichever answers first is the answer.
+  aggregates_[0]->holder.Hold();
+  aggregates_[1]->holder.Hold();
+  std::jthread releaser([&] {
+    aggregates_[0]->holder.AwaitCalls(1);
+    aggregates_[1]->holder.AwaitCalls(1);
+    aggregates_[0]->holder.Release();
+    aggregates_[1]->holder.Release();
+  });
+  ExpectFull(Query());
+}
+
+TEST_F(ReadersTest, AnOverdueNodeIsWaitedForWhereNobodyElseHasItsShards) {
+  Start(2, 1);
+  aggregates_[0]->holder.Hold();
+  std::jthread releaser([&] {
+    aggregates_[0]->holder.AwaitCalls(1);
+    absl::SleepFor(absl::Milliseconds(100));  // long enough to be overdue
+    aggregates_[0]->holder.Release();
+  });
+  ExpectFull(Query());
+  EXPECT_EQ(aggregates_[0]->calls, 1);
+}
+
+TEST_F(ReadersTest, AQuorumOfEqualReplicasAnswersAggregates) {
+  Start(4, 3);
+  ExpectFull(Query(absl::Seconds(20), true));
+  servers_[2].reset();  // any read quorum will do
+  ExpectFull(Query(absl::Seconds(20), true));
+  for (const auto& sync : syncs_) EXPECT_EQ(sync->shards, 0);
+}
+
+TEST_F(ReadersTest, AQuorumOfReplicasThatDifferIsSyncedAndAskedAgain) {
+  Start(3, 3);
+  aggregates_[1]->lacks_until_sync = true;
+  for (int i = 0; i < 6; ++i) ExpectFull(Query(absl::Seconds(20), true));
+  EXPECT_FALSE(aggregates_[1]->lacks_until_sync);
+  EXPECT_GE(syncs_[1]->shards, static_cast<int>(kShards));
+}
+
+TEST_F(ReadersTest, AQuorumThatStaysDifferentIsAnErrorInsideTheDeadline) {
+  Start(2, 2);
+  // A write quorum of both would be read from one; of one, from both.
+  std::vector<Instance> instances = channels_->placement().instances;
+  auto placement = MakePlacement(instances, kShards, 2, 1);
+  ASSERT_TRUE(placement.ok());
+  profile_reader_.reset();
+  aggregate_reader_.reset();
+  channels_ = std::make_unique<Channels>(*std::move(placement));
+  aggregate_reader_ = MakeAggregateReader(*channels_);
+  aggregates_[0]->lacks_until_sync = true;
+  syncs_[0]->works = false;
+  const auto buckets = Query(absl::Milliseconds(300), true);
+  EXPECT_TRUE(absl::IsUnavailable(buckets.status())) << buckets.status();
+  EXPECT_GT(rpc::RetryDelayOf(buckets.status()), absl::ZeroDuration());
+  EXPECT_GT(syncs_[0]->shards, 0);
 }
 
 }  // namespace

@@ -40,6 +40,11 @@ class TestReplica final : public v1::ReplicaService::CallbackService {
         failure.set_index(i);
         failure.set_code(static_cast<int>(absl::StatusCode::kInvalidArgument));
         failure.set_message("no such tag");
+      } else if (fail_events_ != absl::StatusCode::kOk) {
+        v1::WriteFailure& failure = *response->add_failures();
+        failure.set_index(i);
+        failure.set_code(static_cast<int>(fail_events_));
+        failure.set_message("no quorum");
       }
     }
     if (held_) {
@@ -71,6 +76,11 @@ class TestReplica final : public v1::ReplicaService::CallbackService {
     fail_next_ = calls;
     failure_ = std::move(status);
   }
+  // Calls succeed and each of their events fails so; kOk: no longer.
+  void FailEvents(absl::StatusCode code) {
+    absl::MutexLock lock(&mutex_);
+    fail_events_ = code;
+  }
   void AwaitCalls(size_t calls) {
     absl::MutexLock lock(&mutex_);
     wanted_ = calls;
@@ -98,6 +108,7 @@ class TestReplica final : public v1::ReplicaService::CallbackService {
   bool held_ ABSL_GUARDED_BY(mutex_) = false;
   int fail_next_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
+  absl::StatusCode fail_events_ ABSL_GUARDED_BY(mutex_) = absl::StatusCode::kOk;
   std::vector<grpc::ServerUnaryReactor*> waiting_ ABSL_GUARDED_BY(mutex_);
   std::vector<int> batches_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, int> ids_ ABSL_GUARDED_BY(mutex_);
@@ -162,6 +173,28 @@ class WriterTest : public testing::Test {
 
   EventRef MakeTestEvent(const std::string& tag = "tag") {
     return MakeEvent(absl::StrCat("cookie", next_++), 1, tag, "", 8, absl::Now());
+  }
+
+  // An event whose replicas are tried in this order.
+  EventRef MakeEventOf(uint32_t first, std::vector<uint32_t>* order = nullptr) {
+    while (true) {
+      EventRef event = MakeTestEvent();
+      const auto& replicas = channels_->placement().replicas[event->shard];
+      if (replicas[0].instance != first) continue;
+      if (order != nullptr) {
+        order->clear();
+        for (const Replica& replica : replicas) order->push_back(replica.instance);
+      }
+      return event;
+    }
+  }
+
+  void AwaitCircuit(uint32_t instance, bool open) {
+    const absl::Time deadline = absl::Now() + absl::Seconds(20);
+    while (channels_->CircuitOf(instance)->is_open() != open && absl::Now() < deadline) {
+      absl::SleepFor(absl::Milliseconds(1));
+    }
+    EXPECT_EQ(channels_->CircuitOf(instance)->is_open(), open);
   }
 
   absl::Status WriteOne(absl::Duration timeout = absl::Seconds(10)) {
@@ -296,6 +329,115 @@ TEST_F(WriterTest, TheNextReplicaIsAskedWhenOneIsGone) {
     for (const auto& [id, times] : replicas_[i]->ids()) stored.insert(id);
   }
   EXPECT_EQ(stored.size(), 50u);
+}
+
+TEST_F(WriterTest, ANodeThatDiesWithABatchCostsNoPause) {
+  Start(3);
+  std::vector<uint32_t> order;
+  const EventRef event = MakeEventOf(0, &order);
+  replicas_[0]->Hold();
+  auto group = std::make_shared<WriteGroup>(1);
+  writer_->Write(event, absl::Now() + absl::Seconds(30), group);
+  replicas_[0]->AwaitCalls(1);
+  // Ends the held call, as the kernel does for a killed process.
+  std::jthread killer([&] { servers_[0]->Shutdown(absl::ZeroDuration()); });
+  EXPECT_TRUE(group->Wait(absl::InfiniteFuture()).ok());
+  EXPECT_EQ(replicas_[order[1]]->ids().size(), 1u) << "the next one of the placement has it";
+  EXPECT_TRUE(replicas_[order[2]]->ids().empty());
+  AwaitCircuit(0, true);
+  replicas_[0]->Release();
+}
+
+TEST_F(WriterTest, ANodeThatHangsIsOvertakenAndItsLateAnswerIsNotTold) {
+  Start(3, {.batches_in_flight_max = 1});
+  std::vector<uint32_t> order;
+  auto outcomes = std::make_shared<Outcomes>();
+  replicas_[0]->Hold();
+  const absl::Time deadline = absl::Now() + absl::Seconds(30);
+  writer_->Write(MakeEventOf(0, &order), deadline, outcomes);
+  replicas_[0]->AwaitCalls(1);
+  for (int i = 0; i < 9; ++i) writer_->Write(MakeEventOf(0), deadline, outcomes);
+  for (const absl::Status& status : outcomes->Await(10)) EXPECT_TRUE(status.ok()) << status;
+  EXPECT_EQ(replicas_[0]->batches().size(), 1u) << "what waited behind it went elsewhere";
+  EXPECT_TRUE(channels_->CircuitOf(0)->is_open());
+  // New ones do not wait for the hung one at all.
+  writer_->Write(MakeEventOf(0), deadline, outcomes);
+  outcomes->Await(11);
+  EXPECT_EQ(replicas_[0]->batches().size(), 1u);
+  replicas_[0]->Release();
+  AwaitCircuit(0, false);
+  writer_.reset();
+  EXPECT_EQ(outcomes->size(), 11u) << "each was told once";
+}
+
+TEST_F(WriterTest, NothingIsSentTwiceWhereNoOtherInstanceIsBetter) {
+  Start(2, {.batches_in_flight_max = 1});
+  replicas_[0]->Hold();
+  replicas_[1]->Hold();
+  auto outcomes = std::make_shared<Outcomes>();
+  const absl::Time deadline = absl::Now() + absl::Seconds(30);
+  writer_->Write(MakeEventOf(0), deadline, outcomes);
+  writer_->Write(MakeEventOf(1), deadline, outcomes);
+  // Each is overdue, and may have been copied to the other while that was not yet known to be.
+  replicas_[0]->AwaitCalls(1);
+  replicas_[1]->AwaitCalls(1);
+  AwaitCircuit(0, true);
+  AwaitCircuit(1, true);
+  replicas_[0]->Release();
+  replicas_[1]->Release();
+  for (const absl::Status& status : outcomes->Await(2)) EXPECT_TRUE(status.ok()) << status;
+  writer_.reset();
+  EXPECT_EQ(outcomes->size(), 2u);
+}
+
+TEST_F(WriterTest, ACircuitOpensForANodeThatIsGoneAndClosesOnceItIsBack) {
+  Start(2);
+  const std::string address = channels_->placement().instances[0].address;
+  servers_[0].reset();
+  auto outcomes = std::make_shared<Outcomes>();
+  const absl::Time deadline = absl::Now() + absl::Seconds(30);
+  writer_->Write(MakeEventOf(0), deadline, outcomes);
+  EXPECT_TRUE(outcomes->Await(1)[0].ok());
+  AwaitCircuit(0, true);
+  EXPECT_FALSE(channels_->CircuitOf(1)->is_open());
+  servers_[0] = StartServer(0, address);
+  AwaitCircuit(0, false);  // by a probe: nothing else is sent there
+  writer_->Write(MakeEventOf(0), deadline, outcomes);
+  EXPECT_TRUE(outcomes->Await(2)[1].ok());
+  EXPECT_EQ(replicas_[0]->ids().size(), 1u);
+}
+
+TEST_F(WriterTest, AnEventThatANodeHasNoQuorumForIsStoredByTheNextOne) {
+  Start(3);
+  for (const auto code : {absl::StatusCode::kUnavailable, absl::StatusCode::kDeadlineExceeded,
+                          absl::StatusCode::kResourceExhausted}) {
+    replicas_[0]->FailEvents(code);
+    auto group = std::make_shared<WriteGroup>(1);
+    writer_->Write(MakeEventOf(0), absl::Now() + absl::Seconds(30), group);
+    EXPECT_TRUE(group->Wait(absl::InfiniteFuture()).ok());
+    EXPECT_FALSE(channels_->CircuitOf(0)->is_open()) << "it is alive";
+  }
+  EXPECT_EQ(replicas_[0]->ids().size(), 3u);
+}
+
+TEST_F(WriterTest, AnEventThatNobodyHasAQuorumForMayBeStored) {
+  Start(3);
+  for (const auto& replica : replicas_) replica->FailEvents(absl::StatusCode::kUnavailable);
+  EXPECT_TRUE(absl::IsDeadlineExceeded(WriteOne(absl::Milliseconds(100))));
+  for (const auto& replica : replicas_) replica->FailEvents(absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(absl::IsResourceExhausted(WriteOne(absl::Milliseconds(100))));
+}
+
+TEST(PaceTest, AnswersAreOverdueAfterAMultipleOfWhatTheyTookLately) {
+  Pace pace(absl::Milliseconds(50), absl::Seconds(1));
+  EXPECT_EQ(pace.overdue(), absl::Milliseconds(50));
+  for (int i = 0; i < 100; ++i) pace.Observe(absl::Milliseconds(100));
+  EXPECT_GT(pace.overdue(), absl::Milliseconds(300));
+  EXPECT_LT(pace.overdue(), absl::Milliseconds(401));
+  for (int i = 0; i < 1000; ++i) pace.Observe(absl::Hours(1));
+  EXPECT_EQ(pace.overdue(), absl::Seconds(1));
+  for (int i = 0; i < 1000; ++i) pace.Observe(absl::Milliseconds(1));
+  EXPECT_EQ(pace.overdue(), absl::Milliseconds(50));
 }
 
 TEST_F(WriterTest, EndingTheWriterAnswersEverythingThatWasQueuedOrUnderWay) {

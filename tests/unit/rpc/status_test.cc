@@ -27,6 +27,17 @@ TEST(StatusTest, EveryCodeAndItsMessageSurvive) {
   }
 }
 
+TEST(StatusTest, WhatAServerSaysIsToldApartFromWhatTheTransportSays) {
+  for (const auto code : {grpc::StatusCode::UNAVAILABLE, grpc::StatusCode::DEADLINE_EXCEEDED,
+                          grpc::StatusCode::CANCELLED}) {
+    EXPECT_TRUE(IsTransportFailure(grpc::Status(code, "failed to connect"))) << code;
+    const auto said = static_cast<absl::StatusCode>(code);
+    EXPECT_FALSE(IsTransportFailure(ToGrpc(absl::Status(said, "failed to connect")))) << code;
+  }
+  EXPECT_FALSE(IsTransportFailure(grpc::Status::OK));
+  EXPECT_FALSE(IsTransportFailure(grpc::Status(grpc::StatusCode::UNIMPLEMENTED, "no method")));
+}
+
 TEST(StatusTest, CodesThatDoNotExistAreUnknown) {
   EXPECT_EQ(FromGrpc(grpc::Status(static_cast<grpc::StatusCode>(17), "m")),
             absl::UnknownError("m"));

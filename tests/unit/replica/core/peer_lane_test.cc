@@ -77,6 +77,27 @@ TEST_F(PeerLaneTest, PastItsBoundItForgetsWhatWasAnsweredAndBeginsANewSession) {
   EXPECT_EQ(lane_.session(), session + 1) << "within the bounds nothing is forgotten";
 }
 
+TEST_F(PeerLaneTest, BatchesThatFailInAnyOrderKeepTheOldestEventFirst) {
+  options_.lane_batches_in_flight_max = 2;
+  for (WriteId write = 1; write <= 4; ++write) Push(write, 10 * write);
+  const auto batches = Pump(50);
+  ASSERT_EQ(batches.size(), 2u);
+  const auto ignore = [](Owed&) {};
+  lane_.Ended(batches[0].batch, kDown, 50, ignore);
+  lane_.Ended(batches[1].batch, kDown, 50, ignore);
+  EXPECT_EQ(lane_.OldestQueued(60), 10);
+}
+
+TEST_F(PeerLaneTest, WhatThePeerRefusesIsSentAgainAfterAPause) {
+  Push(1, 10);
+  std::vector<Owed> taken = lane_.Ended(Pump(10)[0].batch, absl::OkStatus(), 10, {});
+  lane_.PutBack(std::move(taken), 10);
+  EXPECT_EQ(lane_.owed_events(), 1u);
+  EXPECT_EQ(lane_.OldestQueued(60), 10);
+  EXPECT_TRUE(Pump(109).empty());
+  EXPECT_EQ(Pump(110).size(), 1u);
+}
+
 TEST_F(PeerLaneTest, SaysSinceWhenTheOldestEventWaits) {
   EXPECT_EQ(lane_.OldestQueued(50), 50);
   Push(1, 10);

@@ -11,8 +11,8 @@ const absl::Status kDown = absl::UnavailableError("down");
 TEST(QuorumTest, AcknowledgesAtTheQuorumAndNotBefore) {
   Quorum quorum(2, 100);
   std::vector<WriteOutcome> outcomes;
-  ASSERT_TRUE(quorum.Begin(7, {3}, 1000).ok());
-  quorum.Yes(7, 0, false, outcomes);
+  ASSERT_TRUE(quorum.Begin(7, {2}, 1000).ok());
+  quorum.Stored(7, absl::OkStatus(), outcomes);
   EXPECT_TRUE(outcomes.empty());
   quorum.Yes(7, 0, false, outcomes);
   ASSERT_EQ(outcomes.size(), 1u);
@@ -23,10 +23,28 @@ TEST(QuorumTest, AcknowledgesAtTheQuorumAndNotBefore) {
   EXPECT_EQ(outcomes.size(), 1u);
 }
 
+TEST(QuorumTest, NeverAcknowledgesWhatTheCoordinatorLacks) {
+  Quorum quorum(2, 100);
+  std::vector<WriteOutcome> outcomes;
+  ASSERT_TRUE(quorum.Begin(1, {2}, 1000).ok());
+  quorum.Yes(1, 0, false, outcomes);
+  quorum.Yes(1, 0, false, outcomes);
+  EXPECT_TRUE(outcomes.empty()) << "both peers have it, this node does not";
+  quorum.Stored(1, absl::OkStatus(), outcomes);
+  ASSERT_EQ(outcomes.size(), 1u);
+  EXPECT_TRUE(outcomes[0].failures.empty());
+
+  ASSERT_TRUE(quorum.Begin(2, {2}, 1000).ok());
+  quorum.Yes(2, 0, false, outcomes);
+  quorum.Stored(2, kDown, outcomes);
+  ASSERT_EQ(outcomes.size(), 2u);
+  EXPECT_EQ(outcomes[1].failures[0], kDown);
+}
+
 TEST(QuorumTest, FailsAsSoonAsTooFewVotesAreLeft) {
   Quorum quorum(2, 100);
   std::vector<WriteOutcome> outcomes;
-  ASSERT_TRUE(quorum.Begin(1, {3}, 1000).ok());
+  ASSERT_TRUE(quorum.Begin(1, {2}, 1000).ok());
   quorum.CountOut(1, 0, kDown, outcomes);
   EXPECT_TRUE(outcomes.empty());
   quorum.CountOut(1, 0, kDown, outcomes);
@@ -38,21 +56,22 @@ TEST(QuorumTest, FailsAsSoonAsTooFewVotesAreLeft) {
 TEST(QuorumTest, AReplicaThatWasCountedOutMayStillSayYes) {
   Quorum quorum(2, 100);
   std::vector<WriteOutcome> outcomes;
-  ASSERT_TRUE(quorum.Begin(1, {3}, 1000).ok());
+  ASSERT_TRUE(quorum.Begin(1, {2}, 1000).ok());
   quorum.CountOut(1, 0, kDown, outcomes);
   quorum.Yes(1, 0, true, outcomes);
-  quorum.Yes(1, 0, false, outcomes);
+  quorum.Stored(1, absl::OkStatus(), outcomes);
   ASSERT_EQ(outcomes.size(), 1u);
   EXPECT_TRUE(outcomes[0].failures.empty());
 }
 
 TEST(QuorumTest, AnswersOnceEveryEventIsDecidedEachForItself) {
-  Quorum quorum(1, 100);
+  Quorum quorum(2, 100);
   std::vector<WriteOutcome> outcomes;
   ASSERT_TRUE(quorum.Begin(1, {1, 1}, 1000).ok());
   quorum.CountOut(1, 1, kDown, outcomes);
-  EXPECT_TRUE(outcomes.empty());
   quorum.Yes(1, 0, false, outcomes);
+  EXPECT_TRUE(outcomes.empty());
+  quorum.Stored(1, absl::OkStatus(), outcomes);
   ASSERT_EQ(outcomes.size(), 1u);
   EXPECT_TRUE(outcomes[0].failures[0].ok());
   EXPECT_FALSE(outcomes[0].failures[1].ok());
@@ -61,9 +80,9 @@ TEST(QuorumTest, AnswersOnceEveryEventIsDecidedEachForItself) {
 TEST(QuorumTest, TheDeadlineEndsWhatIsUndecidedOnly) {
   Quorum quorum(2, 100);
   std::vector<WriteOutcome> outcomes;
-  ASSERT_TRUE(quorum.Begin(1, {3, 3}, 1000).ok());
-  ASSERT_TRUE(quorum.Begin(2, {3}, 2000).ok());
-  quorum.Yes(1, 0, false, outcomes);
+  ASSERT_TRUE(quorum.Begin(1, {2, 2}, 1000).ok());
+  ASSERT_TRUE(quorum.Begin(2, {2}, 2000).ok());
+  quorum.Stored(1, absl::OkStatus(), outcomes);
   quorum.Yes(1, 0, false, outcomes);
   quorum.Expire(999, outcomes);
   EXPECT_TRUE(outcomes.empty());

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "router/ballot.h"
+
+#include <algorithm>
+#include <cassert>
+
+namespace allezon::router {
+namespace {
+
+// Between rounds over the replicas.
+constexpr absl::Duration kPause = absl::Milliseconds(20);
+
+}  // namespace
+
+Ballot::Ballot(const Channels& channels, const Pace& pace, std::vector<uint32_t> replicas,
+               size_t needed, bool opens_circuits)
+    : channels_(channels), pace_(pace), needed_(needed), opens_circuits_(opens_circuits) {
+  assert(replicas.size() >= needed);
+  for (const uint32_t instance : replicas) members_.push_back({instance, State::kUntried, {}});
+}
+
+Ballot::Member* Ballot::Pick() {
+  Member* last_choice = nullptr;
+  for (Member& member : members_) {
+    if (member.state != State::kUntried) continue;
+    if (!channels_.CircuitOf(member.instance)->is_open()) return &member;
+    if (last_choice == nullptr) last_choice = &member;
+  }
+  return last_choice;
+}
+
+Ballot::Member& Ballot::Find(uint32_t instance) {
+  const auto found = std::find_if(members_.begin(), members_.end(),
+                                  [&](const Member& m) { return m.instance == instance; });
+  assert(found != members_.end() && found->state == State::kAsked);
+  return *found;
+}
+
+std::vector<uint32_t> Ballot::Due(absl::Time now) {
+  std::vector<uint32_t> ask;
+  if (now < due_ || is_enough()) return ask;
+  const absl::Duration overdue = pace_.overdue();
+  for (const Member& member : members_) {
+    if (opens_circuits_ && member.state == State::kAsked && now >= member.asked + overdue) {
+      channels_.CircuitOf(member.instance)->Failed();
+    }
+  }
+  do {
+    Member* member = Pick();
+    if (member == nullptr) break;
+    member->state = State::kAsked;
+    member->asked = now;
+    ++asked_;
+    ask.push_back(member->instance);
+  } while (asked_ + answered_ < needed_);
+  due_ = now + overdue;
+  if (ask.empty()) due_ = absl::InfiniteFuture();  // until one of those under way fails
+  return ask;
+}
+
+void Ballot::Answered(uint32_t instance) {
+  Find(instance).state = State::kAnswered;
+  --asked_;
+  ++answered_;
+}
+
+void Ballot::Failed(uint32_t instance, absl::Time now) {
+  Find(instance).state = State::kFailed;
+  --asked_;
+  due_ = now;
+  if (Pick() != nullptr) return;
+  for (Member& member : members_) {
+    if (member.state == State::kFailed) member.state = State::kUntried;
+  }
+  due_ = now + kPause;
+}
+
+}  // namespace allezon::router

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The links between all endpoints: nodes by instance, and after them the clients.
+#pragma once
+
+#include <vector>
+
+#include "tests/sim/knobs.h"
+#include "tests/sim/world.h"
+
+namespace allezon::sim {
+
+class Network {
+ public:
+  Network(World& world, const Knobs& knobs);
+
+  // Delivers, late or never. Messages overtake each other. With `may_repeat` it may come twice.
+  void Send(int from, int to, bool may_repeat, const Task& deliver);
+
+  // One direction passes nothing until then.
+  void Cut(int from, int to, Time until);
+  // One direction holds back everything until then.
+  void Clog(int from, int to, Time until);
+  // Nothing is lost or late from now on; what is held back comes through.
+  void Heal();
+
+  int endpoints() const { return endpoints_; }
+
+ private:
+  struct Link {
+    Time cut_until = 0;
+    Time clogged_until = 0;
+  };
+  Link& At(int from, int to) { return links_[from * endpoints_ + to]; }
+  Time Delay();
+
+  World& world_;
+  const Knobs& knobs_;
+  const int endpoints_;
+  std::vector<Link> links_;
+  bool healed_ = false;
+};
+
+}  // namespace allezon::sim

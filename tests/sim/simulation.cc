@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/sim/simulation.h"
+
+#include <algorithm>
+#include <cinttypes>
+#include <cstdio>
+#include <memory>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "tests/sim/client.h"
+#include "tests/sim/faults.h"
+#include "tests/sim/knobs.h"
+#include "tests/sim/network.h"
+#include "tests/sim/node.h"
+
+namespace allezon::sim {
+namespace {
+
+// In a healed cluster; besides the period of syncs, by which what failed half-way is found.
+constexpr Time kHealingMax = 45 * kSecond;
+constexpr Time kSyncPeriodWaitedForMax = 60 * kSecond;
+constexpr int kLastWrites = 10;
+constexpr size_t kTraceEntriesShown = 150;
+
+router::Placement MakePlacement(const Knobs& knobs) {
+  std::vector<router::Instance> instances;
+  for (int i = 0; i < knobs.nodes; ++i) {
+    instances.push_back({absl::StrCat("n", i), absl::StrCat("sim:", i + 1), ""});
+  }
+  return *router::MakePlacement(std::move(instances), knobs.shards, knobs.rf, knobs.write_quorum);
+}
+
+class Simulation {
+ public:
+  Simulation(uint64_t seed, bool print_trace)
+      : seed_(seed),
+        world_(seed, print_trace),
+        knobs_(DrawKnobs(world_.random)),
+        placement_(MakePlacement(knobs_)),
+        network_(world_, knobs_),
+        oracle_(world_, knobs_, placement_),
+        cluster_{world_, knobs_, placement_, network_, oracle_, {}},
+        clients_(cluster_),
+        faults_(cluster_) {
+    if (print_trace) std::printf("seed %" PRIu64 ": %s\n", seed, knobs_.ToString().c_str());
+    for (int i = 0; i < knobs_.nodes; ++i) {
+      cluster_.nodes.push_back(std::make_unique<SimNode>(cluster_, i));
+    }
+  }
+
+  Outcome Run() {
+    for (const auto& node : cluster_.nodes) {
+      world_.After(world_.random.Below(static_cast<uint64_t>(knobs_.start_spread_us) + 1),
+                   [&node] { node->Start(); });
+    }
+    clients_.Start();
+    faults_.Start();
+    world_.RunUntil(knobs_.faults_us);
+    clients_.Stop();
+    if (!world_.violated()) Heal();
+    if (!world_.violated()) WriteLast();
+    if (!world_.violated()) oracle_.CheckSettled(cluster_);
+    return End();
+  }
+
+ private:
+  bool IsSettled() const {
+    if (clients_.unfinished() > 0) return false;
+    for (const auto& node : cluster_.nodes) {
+      if (!node->core()->Quiet()) return false;
+      for (const ShardId shard : node->core()->shards()) {
+        const auto first = placement_.replicas[shard].front().instance;
+        if (!node->core()->CheckServing(shard, node->Clock()).ok() ||
+            node->disk().store().ShardDigest(shard) !=
+                cluster_.nodes[first]->disk().store().ShardDigest(shard)) {
+          return false;
+        }
+      }
+    }
+    return true;
+  }
+
+  void Settle(Time within, const char* after_what) {
+    const Time end = world_.now() + within;
+    while (!IsSettled()) {
+      if (world_.violated()) return;
+      if (world_.now() >= end) return TellUnsettled(after_what, within);
+      world_.RunUntil(world_.now() + 100 * kMs);
+    }
+  }
+
+  void TellUnsettled(const char* after_what, Time within) {
+    std::string what = absl::StrCat("not at rest ", within / kSecond, " s after ", after_what);
+    int64_t about = -1;
+    if (clients_.unfinished() > 0) {
+      absl::StrAppend(&what, "; ", clients_.unfinished(), " writes are not answered");
+    }
+    for (const auto& node : cluster_.nodes) {
+      const auto index = &node - cluster_.nodes.data();
+      if (!node->core()->Quiet()) absl::StrAppend(&what, "; node ", index, " is not quiet");
+      for (const ShardId shard : node->core()->shards()) {
+        const auto first = placement_.replicas[shard].front().instance;
+        const absl::Status serving = node->core()->CheckServing(shard, node->Clock());
+        if (!serving.ok()) {
+          absl::StrAppend(&what, "; node ", index, " shard ", shard, ": ", serving.message());
+          about = shard;
+        }
+        if (node->disk().store().ShardDigest(shard) !=
+            cluster_.nodes[first]->disk().store().ShardDigest(shard)) {
+          absl::StrAppend(&what, "; nodes ", first, " and ", index, " differ in shard ", shard);
+          about = shard;
+        }
+      }
+    }
+    world_.Violate(std::move(what), about);
+  }
+
+  void Heal() {
+    faults_.Heal();
+    const Time healed = world_.now();
+    Time within = kHealingMax;
+    if (knobs_.core.sync_period_us <= kSyncPeriodWaitedForMax) {
+      within += knobs_.core.sync_period_us;
+    } else {
+      world_.After(world_.random.Between(0, 5) * kSecond, [this] {
+        for (const auto& node : cluster_.nodes) node->SyncNow();
+      });
+      world_.RunUntil(world_.now() + 5 * kSecond);
+    }
+    Settle(within, "healing");
+    Totals& totals = oracle_.totals();
+    totals.healed_us = totals.healed_most_us = world_.now() - healed;
+  }
+
+  // A healed cluster takes every write.
+  void WriteLast() {
+    const uint64_t failed = clients_.failed();
+    for (int i = 0; i < kLastWrites; ++i) {
+      world_.After(world_.random.Between(0, kSecond), [this] { clients_.WriteOne(); });
+    }
+    world_.RunUntil(world_.now() + kSecond);
+    Settle(kHealingMax, "the last writes");
+    if (!world_.violated() && clients_.failed() > failed) {
+      world_.Violate("a write failed in a healed cluster");
+    }
+  }
+
+  Outcome End() {
+    Totals totals = oracle_.totals();
+    totals.runs = 1;
+    for (const auto& node : cluster_.nodes) {
+      if (!node->up()) continue;
+      const replica::CoreStats stats = node->core()->stats(node->Clock());
+      totals.lanes_dropped += stats.lanes_dropped;
+      totals.sessions += stats.sessions_started;
+      totals.synced_events += stats.sync_events;
+    }
+    if (world_.violated()) {
+      std::printf("seed %" PRIu64 ": VIOLATION: %s\n  %s\n", seed_, world_.violation().c_str(),
+                  knobs_.ToString().c_str());
+      world_.trace().PrintAbout(world_.violation_shard(), world_.violation_tag(),
+                                kTraceEntriesShown, stdout);
+      if (world_.violation_tag() >= 0) {
+        oracle_.PrintTag(world_.violation_tag(), cluster_, stdout);
+      }
+      std::printf("seed %" PRIu64 ": VIOLATION: %s\n", seed_, world_.violation().c_str());
+    }
+    return {world_.violation(), world_.trace().hash(), totals};
+  }
+
+  const uint64_t seed_;
+  World world_;
+  const Knobs knobs_;
+  const router::Placement placement_;
+  Network network_;
+  Oracle oracle_;
+  Cluster cluster_;
+  SimClients clients_;
+  Faults faults_;
+};
+
+}  // namespace
+
+Outcome RunSeed(uint64_t seed, bool print_trace) {
+  return std::make_unique<Simulation>(seed, print_trace)->Run();
+}
+
+}  // namespace allezon::sim
