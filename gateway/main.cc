@@ -29,6 +29,9 @@ ABSL_FLAG(std::string, aggregates, "", "instances of the aggregate service: a0=h
 ABSL_FLAG(uint32_t, shards, allezon::router::kShardsDefault,
           "shards of the cluster; fixed when it is made, the same everywhere");
 ABSL_FLAG(uint32_t, rf, 1, "replicas of each shard; the same everywhere");
+ABSL_FLAG(uint32_t, write_quorum, 0,
+          "replicas that must have a tag before it is acknowledged; 0: a majority of --rf; the same "
+          "everywhere");
 ABSL_FLAG(std::string, log_level, "info", "debug, info, warn or error");
 ABSL_FLAG(uint32_t, tag_deadline_ms, 5000, "a tag that is not stored by then is answered with 504");
 ABSL_FLAG(uint32_t, batch_deadline_ms, 30'000,
@@ -58,7 +61,8 @@ absl::StatusOr<router::Placement> PlacementOf(const std::string& flag, const std
     return absl::InvalidArgumentError(absl::StrCat("--", flag, ": ", instances.status().message()));
   }
   absl::StatusOr<router::Placement> placement = router::MakePlacement(
-      *std::move(instances), absl::GetFlag(FLAGS_shards), absl::GetFlag(FLAGS_rf));
+      *std::move(instances), absl::GetFlag(FLAGS_shards), absl::GetFlag(FLAGS_rf),
+      absl::GetFlag(FLAGS_write_quorum));
   if (!placement.ok()) {
     return absl::InvalidArgumentError(absl::StrCat("--", flag, ": ", placement.status().message()));
   }
