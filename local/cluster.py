@@ -4,7 +4,8 @@
 Everything about one cluster lives in one folder:
 
     cluster.json     what runs: ids, addresses, pids, and the argv and cwd that start each process again
-    settings.json    what was chosen when the folder was made: numbers of nodes, shards, rf, ports
+    settings.json    what was chosen when the folder was made: numbers of nodes, shards, rf, write
+                     quorum, ports
     data/<id>/       the data of a node
     log/<id>.log     what a process printed, appended to over restarts
     lock             held while somebody supervises the cluster; holds that process's pid
@@ -39,6 +40,7 @@ PROGRAMS = {
     "aggregate": "allezon-aggregate",
 }
 SHARDS_DEFAULT = 128
+RF_DEFAULT = 3
 LOG_LINES_SHOWN = 20
 LOG_BYTES_READ_MAX = 64 * 1024
 POLL_S = 0.05
@@ -58,7 +60,8 @@ class Settings:
     gateways: int = 1
     profiles: int = 3
     aggregates: int = 3
-    rf: int = 1
+    rf: int = RF_DEFAULT
+    write_quorum: int = 0  # 0: the majority of rf
     shards: int = SHARDS_DEFAULT
     ports: dict = dataclasses.field(default_factory=dict)  # "g0", "p0", "p0/metrics" -> port
 
@@ -77,16 +80,22 @@ class Settings:
                 raise ClusterError(
                     f"--rf {self.rf} asks for {self.rf} replicas of every shard, but there are only "
                     f"{value} {name}: lower --rf, or raise --{name} to at least {self.rf}")
+        if not isinstance(self.write_quorum, int) or not 0 <= self.write_quorum <= self.rf:
+            raise ClusterError(f"--write_quorum is {self.write_quorum}: it must be 0 (the majority) "
+                               f"or between 1 and --rf, {self.rf}")
 
 
 def make_settings(folder: pathlib.Path, **wanted) -> Settings:
     """The settings of a folder: those it was made with, or new ones. `wanted` holds what was asked
-    for (None: as it was, or the default). Numbers that the data depends on cannot change."""
+    for (None: as it was, or the default). Numbers that the data depends on cannot change. The default
+    of rf is RF_DEFAULT, or as many as the smaller service has nodes."""
     wanted = {name: value for name, value in wanted.items() if value is not None}
     try:
         settings = Settings(**json.loads((folder / "settings.json").read_text()))
     except FileNotFoundError:
         settings = Settings(**wanted)
+        if "rf" not in wanted:
+            settings.rf = max(1, min(RF_DEFAULT, settings.profiles, settings.aggregates))
         settings.check()
         return settings
     except (ValueError, TypeError) as error:
@@ -97,8 +106,8 @@ def make_settings(folder: pathlib.Path, **wanted) -> Settings:
         if name != "gateways" and value != was:
             raise ClusterError(
                 f"{folder} holds the data of a cluster with --{name} {was}, which --{name} {value} "
-                "would not find: leave the option out, use another --dir, or remove this one with "
-                "its data")
+                "would not find, or not all of it: leave the option out, use another --dir, or "
+                "remove this one with its data")
         setattr(settings, name, value)
     settings.check()
     return settings
@@ -113,12 +122,17 @@ class Cluster:
     port        of the first gateway, the others follow; 0: kept, or any free ones
     extra_args  more flags: by service ("gateways", "profile", "aggregate") or by id ("p1")
     env         more environment variables for every process
+    hosts       the address of a process by its id, where it is not `host`
+    prefixes    what is put before the argv of a process, by its id: a command that becomes the
+                process, such as nsenter, so that pid and command line are the process's own
     note        called with a line of text when there is something to tell
     """
 
     def __init__(self, folder, bin_dir, settings: Settings, *, port: int = 0,
                  host: str = "127.0.0.1", extra_args: Optional[dict[str, Sequence[str]]] = None,
                  env: Optional[dict[str, str]] = None, log_level: str = "info",
+                 hosts: Optional[dict[str, str]] = None,
+                 prefixes: Optional[dict[str, Sequence[str]]] = None,
                  note: Callable[[str], None] = lambda line: None):
         self.folder = pathlib.Path(folder).resolve()
         self.bin_dir = pathlib.Path(bin_dir).resolve()
@@ -126,6 +140,8 @@ class Cluster:
         self.host = host
         self.extra_args = extra_args or {}
         self.env = env or {}
+        self.hosts = hosts or {}
+        self.prefixes = prefixes or {}
         self.log_level = log_level
         self.note = note
         self.entries: dict[str, list[dict]] = {}
@@ -211,7 +227,7 @@ class Cluster:
         `wait_s`, by default STOP_TIMEOUT_S; ClusterError past that); other signals do not wait
         unless `wait_s` is given."""
         entry = self.entry(id_)
-        pid = entry["pid"] if runs(entry, entry["pid"]) else find(entry)
+        pid = self._pid_of(entry)
         if pid is None:
             raise ClusterError(f"{id_} does not run")
         os.kill(pid, sig)
@@ -224,13 +240,13 @@ class Cluster:
         """Starts a process that has ended again, by its argv in its cwd. Does not wait for it to
         be ready."""
         entry = self.entry(id_)
-        if find(entry) is not None:
+        if self._pid_of(entry) is not None:
             raise ClusterError(f"{id_} still runs")
         self._spawn(entry)
         self._save()
 
     def running(self, id_: str) -> bool:
-        return find(self.entry(id_)) is not None
+        return self._pid_of(self.entry(id_)) is not None
 
     def exit_code(self, id_: str) -> Optional[int]:
         """Of the process that this object started last as `id_`; None while it runs."""
@@ -326,13 +342,13 @@ class Cluster:
 
     def _make_entries(self) -> dict[str, list[dict]]:
         ports, settings = self.settings.ports, self.settings
-        lists = {service: ",".join(f"{id_}={self.host}:{ports[id_]}" for id_ in settings.ids(service))
+        lists = {service: ",".join(f"{id_}={self._address(id_)}" for id_ in settings.ids(service))
                  for service in ("profile", "aggregate")}
         shape = [f"--shards={settings.shards}", f"--rf={settings.rf}",
-                 f"--log_level={self.log_level}"]
+                 f"--write_quorum={settings.write_quorum}", f"--log_level={self.log_level}"]
         entries: dict[str, list[dict]] = {service: [] for service in SERVICES}
         for id_ in settings.ids("gateways"):
-            http_address = f"{self.host}:{ports[id_]}"
+            http_address = self._address(id_)
             entries["gateways"].append({
                 "id": id_, "http": http_address, "pid": None,
                 "argv": [str(self.bin_dir / PROGRAMS["gateways"]), f"--id={id_}",
@@ -342,8 +358,8 @@ class Cluster:
                 "cwd": str(self.folder)})
         for service in ("profile", "aggregate"):
             for id_ in settings.ids(service):
-                grpc = f"{self.host}:{ports[id_]}"
-                metrics = f"{self.host}:{ports[f'{id_}/metrics']}"
+                grpc = self._address(id_)
+                metrics = self._address(f"{id_}/metrics")
                 data = self.folder / "data" / id_
                 entries[service].append({
                     "id": id_, "grpc": grpc, "metrics": metrics, "pid": None,
@@ -352,10 +368,20 @@ class Cluster:
                              f"--instances={lists[service]}", *shape,
                              *self.extra_args.get(service, ()), *self.extra_args.get(id_, ())],
                     "cwd": str(self.folder), "data": str(data)})
+        for entry in (entry for service in SERVICES for entry in entries[service]):
+            if entry["id"] in self.prefixes:
+                entry["prefix"] = list(self.prefixes[entry["id"]])
         return entries
+
+    def _address(self, name: str) -> str:
+        """Of a name of settings.ports: "p0", "p0/metrics"."""
+        host = self.hosts.get(name.removesuffix("/metrics"), self.host)
+        return f"{host}:{self.settings.ports[name]}"
 
     def _refuse_taken_ports(self) -> None:
         for entry in self.all_entries():
+            if entry["id"] in self.hosts:
+                continue  # maybe of another network: only the process itself can tell
             for key in ("http", "grpc", "metrics"):
                 if key in entry and not can_bind(*split_address(entry[key])):
                     hint = "use another --port" if key == "http" else "stop it, or use another --dir"
@@ -369,9 +395,9 @@ class Cluster:
             self._log_starts[entry["id"]] = log.tell()
             # A session of its own: a Ctrl-C in the terminal reaches the supervisor only, which then
             # stops the processes in their order.
-            child = subprocess.Popen(entry["argv"], cwd=entry["cwd"], env={**os.environ, **self.env},
-                                     stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                     start_new_session=True)
+            child = subprocess.Popen([*entry.get("prefix", ()), *entry["argv"]], cwd=entry["cwd"],
+                                     env={**os.environ, **self.env}, stdin=subprocess.DEVNULL,
+                                     stdout=log, stderr=log, start_new_session=True)
         self._children[entry["id"]] = child
         entry["pid"] = child.pid
 
@@ -394,7 +420,7 @@ class Cluster:
             connection.close()
 
     def _stop_entries(self, entries: list[dict], timeout_s: float, codes: dict[str, int]) -> None:
-        pids = {entry["id"]: pid for entry in entries if (pid := self._pid_to_stop(entry))}
+        pids = {entry["id"]: pid for entry in entries if (pid := self._pid_of(entry))}
         for pid in pids.values():
             _signal(pid, signal.SIGTERM)
             _signal(pid, signal.SIGCONT)  # one that a test has paused could not end
@@ -412,7 +438,7 @@ class Cluster:
             if child is not None and child.pid == pids[id_] and child.poll() is not None:
                 codes[id_] = child.returncode
 
-    def _pid_to_stop(self, entry: dict) -> Optional[int]:
+    def _pid_of(self, entry: dict) -> Optional[int]:
         child = self._children.get(entry["id"])
         if child is not None and child.poll() is None:
             return child.pid

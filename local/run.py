@@ -46,7 +46,12 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     run.add_argument("--gateways", type=int, help="number of gateways (default 1)")
     run.add_argument("--profiles", type=int, help="number of profile nodes (default 3)")
     run.add_argument("--aggregates", type=int, help="number of aggregate nodes (default 3)")
-    run.add_argument("--rf", type=int, help="replicas of every shard (default 1)")
+    run.add_argument("--rf", type=int,
+                     help=f"replicas of every shard (default {cluster.RF_DEFAULT}, or as many as the "
+                          "smaller service has nodes)")
+    run.add_argument("--write_quorum", type=int,
+                     help="replicas that must have stored a tag before it is answered (default 0: "
+                          "the majority of --rf)")
     run.add_argument("--log_level", default="info", help="of every process (default info)")
     run.add_argument("--arg", action="append", default=[], metavar="WHO=FLAG",
                      help="one more flag for the processes of a service (gateways, profile, "
@@ -70,7 +75,8 @@ def extra_args(pairs: list[str]) -> dict[str, list[str]]:
 def make_cluster(options: argparse.Namespace, note) -> Cluster:
     folder = options.dir.resolve()
     settings = cluster.make_settings(folder, gateways=options.gateways, profiles=options.profiles,
-                                     aggregates=options.aggregates, rf=options.rf)
+                                     aggregates=options.aggregates, rf=options.rf,
+                                     write_quorum=options.write_quorum)
     extra = extra_args(options.arg)
     known = {*cluster.SERVICES, *(id_ for s in cluster.SERVICES for id_ in settings.ids(s))}
     if unknown := set(extra) - known:
@@ -86,9 +92,14 @@ def make_cluster(options: argparse.Namespace, note) -> Cluster:
                    log_level=options.log_level, note=note)
 
 
+def replication(settings: cluster.Settings) -> str:
+    quorum = settings.write_quorum or settings.rf // 2 + 1
+    return f"rf {settings.rf}, write quorum {quorum}"
+
+
 def describe(running: Cluster, detached: bool) -> str:
     base = f"http://{running.entries['gateways'][0]['http']}"
-    lines = ["", "The cluster is ready:"]
+    lines = ["", f"The cluster is ready ({replication(running.settings)}):"]
     for service in cluster.SERVICES:
         for entry in running.entries[service]:
             where = f"http://{entry['http']}" if "http" in entry else f"grpc {entry['grpc']}"
@@ -138,8 +149,8 @@ def run_cluster(options: argparse.Namespace, announce) -> None:
     become ready; all has been stopped then."""
     running = make_cluster(options, say)
     say(f"starting {running.settings.gateways} gateway(s), {running.settings.profiles} profile and "
-        f"{running.settings.aggregates} aggregate nodes, rf {running.settings.rf}, in "
-        f"{running.folder}")
+        f"{running.settings.aggregates} aggregate nodes, "
+        f"{replication(running.settings)}, in {running.folder}")
     try:
         running.start()
         running.wait_ready()

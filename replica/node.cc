@@ -122,7 +122,7 @@ int Serve(const NodeSpec& spec, router::Placement placement, const StoreOptions&
     store_metrics.Update();
   });
 
-  router::Channels channels(std::move(placement));
+  router::Channels channels(std::move(placement), spec.service);
   std::unique_ptr<router::Writer> writer = router::MakeWriter(spec.service, channels, {});
   const auto self = static_cast<uint32_t>(channels.placement().IndexOf(absl::GetFlag(FLAGS_id)));
   Replicator replicator(channels, self, **store, committer, store_options.retention);

@@ -47,12 +47,19 @@ def _run(options, failed):
 
 @pytest.fixture(scope="session")
 def cluster(request):
-    yield from _run({}, lambda: request.session.stash.get(FAILED, False))
+    # Replicated, so that whatever the tests of the surface ask holds for replicas.
+    yield from _run({"rf": 3}, lambda: request.session.stash.get(FAILED, False))
 
 
 @pytest.fixture
 def gateway(cluster):
     return Gateway(cluster.http[0])
+
+
+@pytest.fixture(scope="module")
+def module_cluster(request):
+    """For the tests of a file that break its nodes and put them back; two gateways."""
+    yield from _run({"gateways": 2}, lambda: request.session.stash.get(FAILED, False))
 
 
 @pytest.fixture

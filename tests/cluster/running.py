@@ -4,14 +4,17 @@
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "local"))
 import cluster as local_cluster  # noqa: E402
+import grpc_api  # noqa: E402
 
 # The folder with the programs of the build under test.
 BIN_DIR = pathlib.Path(os.environ.get("ALLEZON_BIN_DIR", ROOT / "build" / "release" / "bin"))
@@ -31,12 +34,13 @@ SANITIZER_REPORT = re.compile(
 class RunningCluster(local_cluster.Cluster):
     """A Cluster (local/cluster.py) on free ports, watched so that nothing survives its test."""
 
-    def __init__(self, folder, *, gateways=1, profiles=3, aggregates=3, rf=1, extra_args=None,
-                 env=None, log_level="info"):
+    def __init__(self, folder, *, gateways=1, profiles=3, aggregates=3, rf=None, write_quorum=None,
+                 extra_args=None, env=None, log_level="info", hosts=None, prefixes=None):
         settings = local_cluster.make_settings(folder, gateways=gateways, profiles=profiles,
-                                               aggregates=aggregates, rf=rf)
+                                               aggregates=aggregates, rf=rf,
+                                               write_quorum=write_quorum)
         super().__init__(folder, BIN_DIR, settings, extra_args=extra_args, env=env,
-                         log_level=log_level, note=print)
+                         log_level=log_level, hosts=hosts, prefixes=prefixes, note=print)
         self._reaper = None
         self._ended = {}  # those that a test ended, and how
 
@@ -81,7 +85,72 @@ class RunningCluster(local_cluster.Cluster):
         samples = (line.rpartition(" ") for line in lines if line and not line.startswith("#"))
         return {name: float(value) for name, _, value in samples}
 
+    def ids(self, service):
+        """["p0", "p1", …]"""
+        return [entry["id"] for entry in self.entries[service]]
+
+    def events(self, id_):
+        """How many events a node holds."""
+        return int(sum_of(self.metrics(id_), "allezon_store_events"))
+
+    def serving(self, id_):
+        """Whether a node says SERVING to grpc.health."""
+        health = grpc_api.health_messages()
+        try:
+            answer = grpc_api.call(self.entry(id_)["grpc"], "grpc.health.v1.Health/Check",
+                                   health.HealthCheckRequest(), health.HealthCheckResponse,
+                                   timeout_s=2 * TIME_SCALE)
+        except grpc_api.grpc.RpcError:
+            return False
+        return answer.status == health.HealthCheckResponse.SERVING
+
+    # --- waiting ---
+
+    def wait_serving(self, *ids, timeout_s=READY_TIMEOUT_S):
+        """Waits until these nodes (all where none is named) say SERVING."""
+        waiting = list(ids or self.node_ids())
+
+        def done():
+            waiting[:] = [id_ for id_ in waiting if not self.serving(id_)]
+            return not waiting
+
+        wait_until(done, timeout_s, lambda: "\n".join(
+            [f"not SERVING: {waiting}", *map(self.log_tail, waiting)]))
+
+    def wait_equal(self, timeout_s=READY_TIMEOUT_S):
+        """Waits until all nodes of a service hold equally many events, for clusters with a replica of
+        every shard on every node; returns {service: events}. Nothing may be written meanwhile."""
+        counts = {}
+
+        def done():
+            for service in ("profile", "aggregate"):
+                counts[service] = {id_: self.events_or_none(id_) for id_ in self.ids(service)}
+            return all(len(set(of.values())) == 1 and None not in of.values()
+                       for of in counts.values())
+
+        wait_until(done, timeout_s, lambda: f"the replicas do not become equal: {counts}")
+        return {service: next(iter(of.values())) for service, of in counts.items()}
+
+    def events_or_none(self, id_):
+        """None where the node does not answer."""
+        try:
+            return self.events(id_)
+        except OSError:  # urllib's errors are, too
+            return None
+
     # --- faults ---
+
+    def pause(self, id_):
+        """SIGSTOP: the process hangs, its connections stay open."""
+        self.kill(id_, signal.SIGSTOP)
+
+    def resume(self, id_):
+        self.kill(id_, signal.SIGCONT)
+
+    def wipe(self, id_):
+        """Removes what a node that has ended has stored: it lost its disk."""
+        assert not self.running(id_), f"{id_} runs: end it first"
+        shutil.rmtree(self.entry(id_)["data"])
 
     def wait_ready(self, timeout_s=READY_TIMEOUT_S):
         super().wait_ready(timeout_s)
@@ -99,6 +168,12 @@ class RunningCluster(local_cluster.Cluster):
         """Starts a process that has ended again, by its argv in its cwd; wait_ready() may follow."""
         super().restart(id_)
         self._ended.pop(id_, None)
+
+    def restart_wiped(self, id_):
+        """kill -9, an empty disk, and a start."""
+        self.kill(id_)
+        self.wipe(id_)
+        self.restart(id_)
 
     def assert_all_running(self):
         down = [id_ for id_ in self.process_ids() if not self.running(id_)]
@@ -132,3 +207,16 @@ class RunningCluster(local_cluster.Cluster):
             return self.log_path(id_).read_text(errors="replace").splitlines()
         except FileNotFoundError:
             return []
+
+
+def wait_until(condition, timeout_s, what, every_s=0.05):
+    """Waits for a condition; `what` is the complaint past the time limit, or makes it."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, what() if callable(what) else f"not in time: {what}"
+        time.sleep(every_s)
+
+
+def sum_of(metrics, name):
+    """Of all samples of that name, whatever their labels."""
+    return sum(value for key, value in metrics.items() if key.partition("{")[0] == name)

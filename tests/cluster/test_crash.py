@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nothing acknowledged is lost and nothing counts twice, however processes end."""
+"""Nothing acknowledged is lost and nothing counts twice, however processes end: with a single copy of everything, so
+that no other replica can make up for what a node forgets. test_faults.py does the same to replicas."""
 
 import json
 import random
@@ -84,7 +85,7 @@ def wait_for_progress(writers, tags):
 
 
 def test_kill_9_of_one_node_after_another_under_load(fresh_cluster):
-    cluster = fresh_cluster()
+    cluster = fresh_cluster(rf=1)
     gateway = Gateway(cluster.http[0])
     rng = random.Random(5)
     writers = Writers(cluster.http[0])
@@ -102,7 +103,7 @@ def test_kill_9_of_one_node_after_another_under_load(fresh_cluster):
 
 
 def test_kill_9_of_every_process_at_once_loses_and_repeats_nothing(fresh_cluster):
-    cluster = fresh_cluster()
+    cluster = fresh_cluster(rf=1)
     gateway = Gateway(cluster.http[0])
     writers = Writers(cluster.http[0])
     try:
@@ -119,7 +120,7 @@ def test_kill_9_of_every_process_at_once_loses_and_repeats_nothing(fresh_cluster
 
 
 def test_sigterm_ends_every_process_cleanly_and_the_data_is_there_afterwards(fresh_cluster):
-    cluster = fresh_cluster()
+    cluster = fresh_cluster(rf=1)
     gateway = Gateway(cluster.http[0])
     tags = [make_tag() for _ in range(50)]
     gateway.store_batch(tags)

@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Short forms of ./dev faults: under load, while something is broken again and again, no answer is wrong, no request
+fails (but for those that only a client's retry can save, and then none with it), and the replicas are equal at the end."""
+
+import pytest
+
+from faults import run_short
+from running import SHORT
+
+
+@pytest.mark.parametrize("kind", ["kill", "term", "stop", "wipe", "all", "gateway"] if not SHORT else ["kill", "wipe", "stop"])
+def test_under_load(fresh_cluster, kind):
+    seconds = 24 if SHORT else 14
+    run_short(fresh_cluster(gateways=2), kind, seconds, every_s=7 if kind == "stop" else 5)
