@@ -21,6 +21,8 @@ constexpr int kMessageBytesMax = 16 << 20;
 // A node that comes back is found this soon.
 constexpr int kReconnectBackoffMinMs = 50;
 constexpr int kReconnectBackoffMaxMs = 1000;
+// A connection that takes longer to make is given up: a busy machine needs more than a round trip.
+constexpr int kConnectTimeoutMs = 500;
 // A silent peer is noticed this soon; servers of allezon permit pings this often.
 constexpr int kKeepaliveTimeMs = 10'000;
 constexpr int kKeepaliveTimeoutMs = 3'000;
@@ -31,7 +33,7 @@ std::shared_ptr<grpc::Channel> Connect(const Instance& instance) {
   arguments.SetString("allezon.instance", instance.id);
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kReconnectBackoffMinMs);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kReconnectBackoffMinMs);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kConnectTimeoutMs);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kReconnectBackoffMaxMs);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveTimeMs);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);

@@ -130,7 +130,13 @@ TEST_F(WriterTest, AnEventThatNobodyHasAQuorumForMayBeStored) {
   for (const auto& replica : replicas_) replica->FailEvents(absl::StatusCode::kUnavailable);
   EXPECT_TRUE(absl::IsDeadlineExceeded(WriteOne(absl::Milliseconds(100))));
   for (const auto& replica : replicas_) replica->FailEvents(absl::StatusCode::kResourceExhausted);
-  EXPECT_TRUE(absl::IsResourceExhausted(WriteOne(absl::Milliseconds(100))));
+  // An attempt that the deadline cuts short may have been heard; most are answered before.
+  absl::Status status;
+  const absl::Time deadline = absl::Now() + absl::Seconds(20);
+  do {
+    status = WriteOne(absl::Milliseconds(100));
+  } while (absl::IsDeadlineExceeded(status) && absl::Now() < deadline);
+  EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
 }
 
 TEST(PaceTest, AnswersAreOverdueAfterAMultipleOfWhatTheyTookLately) {
