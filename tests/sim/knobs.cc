@@ -50,9 +50,9 @@ void DrawNetwork(Random& random, Knobs& knobs) {
 void DrawDisks(Random& random, Knobs& knobs) {
   knobs.commit_min_us = random.Skewed(50, 2 * kMs);
   knobs.commit_max_us = knobs.commit_min_us + random.Skewed(100, 30 * kMs);
-  knobs.stall = random.Chance(0.6) ? 0 : random.Unit() * 0.03;
+  knobs.stall = random.Chance(0.5) ? 0 : random.Unit() * (random.Chance(0.4) ? 0.4 : 0.03);
   knobs.stall_max_us = random.Skewed(100 * kMs, 4 * kSecond);
-  knobs.full_every_us = random.Chance(0.7) ? 0 : random.Skewed(4 * kSecond, 30 * kSecond);
+  knobs.full_every_us = random.Chance(0.6) ? 0 : random.Skewed(4 * kSecond, 30 * kSecond);
   knobs.full_max_us = random.Skewed(500 * kMs, 10 * kSecond);
   knobs.read_max_us = random.Skewed(50, 20 * kMs);
   knobs.page_entries = static_cast<int>(random.Chance(0.5) ? 1'000 : random.Between(1, 30));
