@@ -23,6 +23,9 @@ constexpr uint64_t kMergeRatio = 2;
 constexpr uint64_t kSegmentRowsMax = 2'000'000;
 // How often a scan begins again because the minute's segments were replaced while it read them.
 constexpr int kScanAttemptsMax = 20;
+// How often, and how far apart, a scan looks for a moment between two commits to its minute.
+constexpr int kDigestAttemptsMax = 20;
+constexpr absl::Duration kDigestPause = absl::Milliseconds(1);
 // How long a scan waits for a seal that took away what it was to read.
 constexpr absl::Duration kSealWaitMax = absl::Seconds(5);
 
@@ -57,6 +60,7 @@ bool SameSegments(absl::Span<const SealedRef> a, absl::Span<const SealedRef> b) 
 void AddSegment(const Segment& segment, absl::Span<const uint32_t> shards, const Filter& filter,
                 MinuteAnswer& answer) {
   answer.totals.Add(segment.Scan(shards, filter));
+  answer.rows += segment.RowsOf(shards);
   const uint32_t oldest = segment.OldestAcceptedS(shards);
   if (oldest == 0) return;
   answer.oldest_accepted_s =
@@ -311,10 +315,12 @@ void AggregateView::EnforceBound() {
 
 absl::StatusOr<std::vector<MinuteAnswer>> AggregateView::Scan(absl::Span<const uint32_t> shards,
                                                               int64_t from, int64_t to,
-                                                              const Filter& filter) {
+                                                              const Filter& filter,
+                                                              bool with_digests) {
   std::vector<MinuteAnswer> answers;
   for (int64_t number = from; number < to; ++number) {
-    absl::StatusOr<MinuteAnswer> answer = ScanMinute(number, shards, filter);
+    absl::StatusOr<MinuteAnswer> answer =
+        with_digests ? ScanSet(number, shards, filter) : ScanMinute(number, shards, filter);
     if (!answer.ok()) return answer.status();
     // After the minute: what is taken in between is noticed.
     answer->taken_through_s = context_.log->TakenThroughS(number);
@@ -364,6 +370,29 @@ absl::StatusOr<MinuteAnswer> AggregateView::ScanMinute(int64_t number,
   return BusyMinute(number);
 }
 
+replica::Digest AggregateView::LogDigest(int64_t number, absl::Span<const uint32_t> shards) const {
+  replica::Digest digest;
+  for (const uint32_t shard : shards) digest.Add(context_.log->BucketDigest(number, shard));
+  return digest;
+}
+
+absl::StatusOr<MinuteAnswer> AggregateView::ScanSet(int64_t number,
+                                                    absl::Span<const uint32_t> shards,
+                                                    const Filter& filter) {
+  for (int attempt = 0; attempt < kDigestAttemptsMax; ++attempt) {
+    if (attempt > 0) absl::SleepFor(kDigestPause);
+    const replica::Digest before = LogDigest(number, shards);
+    absl::StatusOr<MinuteAnswer> answer = ScanMinute(number, shards, filter);
+    if (!answer.ok()) return answer.status();
+    // What is scanned was in the log before, each event once: where the log did not change and
+    // there are as many, they are the same. Between a commit and Committed they are not.
+    if (answer->rows != before.count || LogDigest(number, shards) != before) continue;
+    answer->digest = before;
+    return answer;
+  }
+  return BusyMinute(number);
+}
+
 absl::Status AggregateView::Repair(const MinuteRef& minute) {
   {
     // Appends wait: what is counted must not change while the log is read.
@@ -394,7 +423,11 @@ void AggregateView::StageTakeMinute(int64_t number, uint32_t, rocksdb::WriteBatc
   sealed_.StageRemove(number, minute->sealed, batch);
 }
 
-void AggregateView::MinuteTaken(int64_t number, uint32_t) {
+void AggregateView::Removed(absl::Span<const int64_t> minutes) {
+  for (const int64_t number : minutes) Refill(number);
+}
+
+void AggregateView::Refill(int64_t number) {
   const MinuteRef minute = Find(number);
   if (minute == nullptr) return;
   bool has_rest = false;
@@ -418,7 +451,7 @@ void AggregateView::MinuteTaken(int64_t number, uint32_t) {
         minute->open = *std::move(rest);
       } else {
         minute->lost = absl::UnavailableError(rest.status().ToString());
-        rpc::LogError("what retention left of a minute cannot be read",
+        rpc::LogError("what the log holds of a minute cannot be read",
                       {{"minute", number}, {"detail", rest.status().ToString()}});
       }
     }

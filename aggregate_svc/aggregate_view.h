@@ -48,6 +48,8 @@ struct MinuteAnswer {
   Totals totals;
   uint32_t taken_through_s = 0;
   uint32_t oldest_accepted_s = 0;
+  uint64_t rows = 0;       // events that were looked at, filters aside
+  replica::Digest digest;  // of the same; only where it was asked for
 };
 
 class AggregateView final : public replica::View {
@@ -59,18 +61,24 @@ class AggregateView final : public replica::View {
   absl::Status Open(const replica::ViewContext& context) override;
   void Stage(absl::Span<const replica::LogEntry>, rocksdb::WriteBatch&) override {}
   void Committed(absl::Span<const replica::LogEntry> entries) override;
+  // A segment cannot lose a row, so the minute is rebuilt; where a crash comes first, the next
+  // start does it.
+  void StageRemove(const replica::LogEntry&, rocksdb::WriteBatch&) override {}
+  void Removed(absl::Span<const int64_t> minutes) override;
   void StageTakeMinute(int64_t minute, uint32_t taken_through_s,
                        rocksdb::WriteBatch& batch) override;
   // No commit to the minute may be under way; what the log still holds of it stays.
-  void MinuteTaken(int64_t minute, uint32_t taken_through_s) override;
+  void MinuteTaken(int64_t minute, uint32_t) override { Refill(minute); }
   void Tick() override;
   void Close() override;
 
   // One answer for each minute of [from, to), each as of one moment. kUnavailable where a minute
   // cannot be read just now (it is being taken away, or the disk fails): never less than all.
-  // Thread-safe.
+  // With `with_digests` each answer says which set it is of; kUnavailable also where events come in
+  // too fast for that. Thread-safe.
   absl::StatusOr<std::vector<MinuteAnswer>> Scan(absl::Span<const uint32_t> shards, int64_t from,
-                                                 int64_t to, const Filter& filter);
+                                                 int64_t to, const Filter& filter,
+                                                 bool with_digests = false);
 
   // What the segments in memory take. Thread-safe.
   size_t resident_bytes() const {
@@ -110,6 +118,12 @@ class AggregateView final : public replica::View {
 
   absl::StatusOr<MinuteAnswer> ScanMinute(int64_t number, absl::Span<const uint32_t> shards,
                                           const Filter& filter);
+  // The same with its digest.
+  absl::StatusOr<MinuteAnswer> ScanSet(int64_t number, absl::Span<const uint32_t> shards,
+                                       const Filter& filter);
+  replica::Digest LogDigest(int64_t number, absl::Span<const uint32_t> shards) const;
+  // Empties the minute and fills it with what the log holds of it.
+  void Refill(int64_t number);
   // Fills `minute` from the log again after a sealed segment of it could not be read. kAborted:
   // it changed meanwhile and may do now.
   absl::Status Repair(const MinuteRef& minute);

@@ -111,15 +111,22 @@ absl::Status AggregateReplicaServiceImpl::Scan(const v1::ScanMinutesRequest& req
   if (request.has_brand_id()) filter.brand_id = request.brand_id();
   if (request.has_category_id()) filter.category_id = request.category_id();
   const absl::Span<const uint32_t> shards(request.shards().data(), request.shards().size());
+  const bool for_quorum = request.for_quorum();
+  if (absl::Status s = replica::CheckReadable(context_, shards, for_quorum); !s.ok()) return s;
   absl::StatusOr<std::vector<MinuteAnswer>> answers =
-      view_.Scan(shards, request.from_minute(), request.to_minute(), filter);
+      view_.Scan(shards, request.from_minute(), request.to_minute(), filter, for_quorum);
   if (!answers.ok()) return answers.status();
+  if (absl::Status s = replica::CheckReadable(context_, shards, for_quorum); !s.ok()) return s;
   for (const MinuteAnswer& answer : *answers) {
     v1::MinuteTotal& minute = *response.add_minutes();
     minute.set_count(static_cast<int64_t>(answer.totals.count));
     minute.set_sum_price(static_cast<int64_t>(answer.totals.sum_price));
     minute.set_taken_through_s(answer.taken_through_s);
     minute.set_oldest_accepted_s(answer.oldest_accepted_s);
+    if (!for_quorum) continue;
+    minute.set_digest_count(answer.digest.count);
+    minute.set_digest_low(absl::Uint128Low64(answer.digest.sum));
+    minute.set_digest_high(absl::Uint128High64(answer.digest.sum));
   }
   return absl::OkStatus();
 }
@@ -181,6 +188,7 @@ absl::Status AggregateServiceImpl::Query(const v1::QueryAggregatesRequest& reque
   if (request.has_origin()) query.origin = request.origin();
   if (request.has_brand_id()) query.brand_id = request.brand_id();
   if (request.has_category_id()) query.category_id = request.category_id();
+  query.quorum = request.consistency() == v1::CONSISTENCY_QUORUM;
   const absl::StatusOr<std::vector<router::AggregateBucket>> buckets =
       reader_->Query(query, deadline);
   if (!buckets.ok()) return buckets.status();

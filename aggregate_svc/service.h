@@ -23,7 +23,8 @@ class AggregateReplicaServiceImpl final : public v1::AggregateReplicaService::Ca
   AggregateReplicaServiceImpl(const replica::NodeContext& context, AggregateView& view);
 
   // FAILED_PRECONDITION: the caller's placement is another one. INVALID_ARGUMENT: this node does
-  // not hold one of the shards, or the range is none. RESOURCE_EXHAUSTED: too many scans wait
+  // not hold one of the shards, or the range is none. UNAVAILABLE: it may lack tags of the shards,
+  // or a minute of the range cannot be read just now. RESOURCE_EXHAUSTED: too many scans wait
   // already.
   grpc::ServerUnaryReactor* ScanMinutes(grpc::CallbackServerContext* call,
                                         const v1::ScanMinutesRequest* request,

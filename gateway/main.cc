@@ -28,10 +28,11 @@ ABSL_FLAG(std::string, profiles, "", "instances of the profile service: p0=host:
 ABSL_FLAG(std::string, aggregates, "", "instances of the aggregate service: a0=host:port,a1=…");
 ABSL_FLAG(uint32_t, shards, allezon::router::kShardsDefault,
           "shards of the cluster; fixed when it is made, the same everywhere");
-ABSL_FLAG(uint32_t, rf, 1, "replicas of each shard; the same everywhere");
-ABSL_FLAG(uint32_t, write_quorum, 0,
-          "replicas that must have a tag before it is acknowledged; 0: a majority of --rf; the same "
-          "everywhere");
+ABSL_FLAG(uint32_t, rf, 3, "replicas of each shard; the same everywhere");
+ABSL_FLAG(
+    uint32_t, write_quorum, 0,
+    "replicas that must have a tag before it is acknowledged; 0: a majority of --rf; the same "
+    "everywhere");
 ABSL_FLAG(std::string, log_level, "info", "debug, info, warn or error");
 ABSL_FLAG(uint32_t, tag_deadline_ms, 5000, "a tag that is not stored by then is answered with 504");
 ABSL_FLAG(uint32_t, batch_deadline_ms, 30'000,
@@ -60,11 +61,12 @@ absl::StatusOr<router::Placement> PlacementOf(const std::string& flag, const std
   if (!instances.ok()) {
     return absl::InvalidArgumentError(absl::StrCat("--", flag, ": ", instances.status().message()));
   }
-  absl::StatusOr<router::Placement> placement = router::MakePlacement(
-      *std::move(instances), absl::GetFlag(FLAGS_shards), absl::GetFlag(FLAGS_rf),
-      absl::GetFlag(FLAGS_write_quorum));
+  absl::StatusOr<router::Placement> placement =
+      router::MakePlacement(*std::move(instances), absl::GetFlag(FLAGS_shards),
+                            absl::GetFlag(FLAGS_rf), absl::GetFlag(FLAGS_write_quorum));
   if (!placement.ok()) {
-    return absl::InvalidArgumentError(absl::StrCat("--", flag, ": ", placement.status().message()));
+    return absl::InvalidArgumentError(
+        absl::StrCat("--", flag, ", --rf, --write_quorum: ", placement.status().message()));
   }
   return placement;
 }
@@ -111,8 +113,8 @@ int Run() {
       PlacementOf("aggregates", absl::GetFlag(FLAGS_aggregates));
   if (!aggregates.ok()) return Fail(aggregates.status());
 
-  router::Channels profile_channels(*std::move(profiles));
-  router::Channels aggregate_channels(*std::move(aggregates));
+  router::Channels profile_channels(*std::move(profiles), "profile");
+  router::Channels aggregate_channels(*std::move(aggregates), "aggregate");
   const auto profile_writer = router::MakeWriter("profile", profile_channels, {});
   const auto aggregate_writer = router::MakeWriter("aggregate", aggregate_channels, {});
   const auto profile_reader = router::MakeProfileReader(profile_channels);

@@ -81,6 +81,19 @@ absl::StatusOr<uint32_t> ParseLimit(const Parameters& parameters) {
   return limit;
 }
 
+// Whether a quorum of the replicas is to answer instead of one.
+absl::StatusOr<bool> ParseQuorum(const Parameters& parameters) {
+  constexpr std::string_view kField = "consistency";
+  absl::StatusOr<const std::string*> value = Single(parameters, kField);
+  if (!value.ok()) return value.status();
+  if (*value == nullptr) return false;
+  const std::string name = absl::AsciiStrToLower(**value);
+  if (name != "one" && name != "quorum") {
+    return rpc::InvalidField(kField, "must be one or quorum");
+  }
+  return name == "quorum";
+}
+
 absl::StatusOr<std::optional<std::string>> ParseFilter(const Parameters& parameters,
                                                        std::string_view name) {
   absl::StatusOr<const std::string*> value = Single(parameters, name);
@@ -218,9 +231,12 @@ absl::StatusOr<router::ProfileQuery> ParseProfileQuery(std::string_view cookie,
   if (!range.ok()) return range.status();
   absl::StatusOr<uint32_t> limit = ParseLimit(*parameters);
   if (!limit.ok()) return limit.status();
+  absl::StatusOr<bool> quorum = ParseQuorum(*parameters);
+  if (!quorum.ok()) return quorum.status();
   result.from_ms = range->from_ms;
   result.to_ms = range->to_ms;
   result.limit = *limit;
+  result.quorum = *quorum;
   return result;
 }
 
@@ -242,6 +258,9 @@ absl::StatusOr<AggregateRequest> ParseAggregateRequest(std::string_view query) {
     if (!filter.ok()) return filter.status();
     *out = *std::move(filter);
   }
+  absl::StatusOr<bool> quorum = ParseQuorum(*parameters);
+  if (!quorum.ok()) return quorum.status();
+  result.query.quorum = *quorum;
   return result;
 }
 

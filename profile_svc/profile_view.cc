@@ -40,6 +40,14 @@ class ProfilePrefix final : public rocksdb::SliceTransform {
   }
 };
 
+void SetRowKey(std::string& key, const replica::LogEntry& entry) {
+  const v1::Tag& tag = *entry.parsed;
+  assert(tag.action() == v1::ACTION_VIEW || tag.action() == v1::ACTION_BUY);
+  SetPrefix(key, entry.shard, tag.cookie(), tag.action());
+  AppendInvertedTime(key, entry.time_ms);
+  key.append(router::AsBytes(entry.id));
+}
+
 }  // namespace
 
 ProfileView::ProfileView(absl::Duration retention, std::function<absl::Time()> clock)
@@ -90,17 +98,19 @@ void ProfileView::Stage(absl::Span<const replica::LogEntry> entries, rocksdb::Wr
   std::string key;
   std::string accepted;
   for (const replica::LogEntry& entry : entries) {
-    const v1::Tag& tag = *entry.parsed;
-    assert(tag.action() == v1::ACTION_VIEW || tag.action() == v1::ACTION_BUY);
-    SetPrefix(key, entry.shard, tag.cookie(), tag.action());
-    AppendInvertedTime(key, entry.time_ms);
-    key.append(router::AsBytes(entry.id));
+    SetRowKey(key, entry);
     SetAccepted(accepted, entry.accepted_s);
     const rocksdb::Slice key_part(key);
     const rocksdb::Slice value_parts[] = {accepted, {entry.tag.data(), entry.tag.size()}};
     batch.Put(context_.column_family, rocksdb::SliceParts(&key_part, 1),
               rocksdb::SliceParts(value_parts, 2));
   }
+}
+
+void ProfileView::StageRemove(const replica::LogEntry& old, rocksdb::WriteBatch& batch) {
+  std::string key;
+  SetRowKey(key, old);
+  batch.Delete(context_.column_family, key);
 }
 
 absl::Status ProfileView::FromRocks(const rocksdb::Status& status) {

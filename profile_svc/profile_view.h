@@ -39,6 +39,8 @@ class ProfileView final : public replica::View {
   absl::Status Open(const replica::ViewContext& context) override;
   void Stage(absl::Span<const replica::LogEntry> entries, rocksdb::WriteBatch& batch) override;
   void Committed(absl::Span<const replica::LogEntry>) override {}
+  void StageRemove(const replica::LogEntry& old, rocksdb::WriteBatch& batch) override;
+  void Removed(absl::Span<const int64_t>) override {}
   // Profiles outlive the log: what they keep is settled by the compaction filter alone.
   void StageTakeMinute(int64_t, uint32_t, rocksdb::WriteBatch&) override {}
   void MinuteTaken(int64_t, uint32_t) override {}

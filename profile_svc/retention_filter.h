@@ -31,6 +31,10 @@
 // false from IgnoreSnapshots fails the compaction), so GetSnapshot does not protect rows from it.
 // Nothing here reads profiles through an explicit snapshot; an iterator pins the files that it
 // reads, and does not see a compaction that ends meanwhile.
+//
+// The one thing that removes a row besides: an idempotency key that is used again with another tag.
+// Then a row that was counted may go later, and the profile shows one of the newest tags less until
+// the next one comes.
 #pragma once
 
 #include <rocksdb/compaction_filter.h>

@@ -98,8 +98,13 @@ grpc::ServerUnaryReactor* ProfileReplicaServiceImpl::ReadProfile(
     return reactor;
   }
   const auto read = [this, request, response](ProfileView::Tier tier) {
-    return view_.Read(request->shard(), request->cookie(), request->from_ms(), request->to_ms(),
-                      request->limit(), *response, tier);
+    const auto readable = [&] {
+      return replica::CheckReadable(context_, {request->shard()}, request->for_quorum());
+    };
+    if (absl::Status s = readable(); !s.ok()) return s;
+    absl::Status s = view_.Read(request->shard(), request->cookie(), request->from_ms(),
+                                request->to_ms(), request->limit(), *response, tier);
+    return s.ok() ? readable() : s;
   };
   // What is in memory is answered here: a hand-over to another thread costs as much as the read.
   absl::Status status = read(ProfileView::Tier::kMemoryOnly);
@@ -152,6 +157,7 @@ absl::Status ProfileServiceImpl::Get(const v1::GetProfileRequest& request, absl:
   query.to_ms = request.to_ms();
   query.limit =
       request.has_limit() ? std::min(request.limit(), kProfileTagsKept) : kProfileTagsKept;
+  query.quorum = request.consistency() == v1::CONSISTENCY_QUORUM;
   const absl::StatusOr<router::Profile> profile = reader_->Read(query, deadline);
   if (!profile.ok()) return profile.status();
   response.set_cookie(request.cookie());

@@ -21,8 +21,8 @@ class ProfileReplicaServiceImpl final : public v1::ProfileReplicaService::Callba
   ProfileReplicaServiceImpl(const replica::NodeContext& context, const ProfileView& view);
 
   // FAILED_PRECONDITION: the caller's placement is another one. INVALID_ARGUMENT: this node does
-  // not hold the shard, or the cookie is not of it. RESOURCE_EXHAUSTED: too many reads wait for the
-  // disk.
+  // not hold the shard, or the cookie is not of it. UNAVAILABLE: it may lack tags.
+  // RESOURCE_EXHAUSTED: too many reads wait for the disk.
   grpc::ServerUnaryReactor* ReadProfile(grpc::CallbackServerContext* call,
                                         const v1::ReadProfileRequest* request,
                                         v1::ReadProfileResponse* response) override;

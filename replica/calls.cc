@@ -38,13 +38,22 @@ absl::Status CheckPlacementVersion(const NodeContext& context, uint64_t version)
       absl::StrCat("the caller's placement is ", version, ", that of ", context.id, " is ", own));
 }
 
+absl::Status CheckReadable(const NodeContext& context, absl::Span<const uint32_t> shards,
+                           bool for_quorum) {
+  for (const uint32_t shard : shards) {
+    if (absl::Status status = context.check_readable(shard, for_quorum); !status.ok()) {
+      return status;
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckConsistency(v1::Consistency consistency) {
   switch (consistency) {
     case v1::CONSISTENCY_UNSPECIFIED:
     case v1::CONSISTENCY_ONE:
-      return absl::OkStatus();
     case v1::CONSISTENCY_QUORUM:
-      return absl::UnimplementedError("CONSISTENCY_QUORUM is not offered yet");
+      return absl::OkStatus();
     default:
       return rpc::InvalidField("consistency", "is not one of Consistency");
   }

@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "allezon/v1/tag.pb.h"
 #include "replica/node.h"
 #include "router/add_tags.h"
@@ -32,6 +33,11 @@ void FinishLater(rpc::BlockingCalls& threads, grpc::CallbackServerContext* call,
 
 // FAILED_PRECONDITION where the caller's placement is another one.
 absl::Status CheckPlacementVersion(const NodeContext& context, uint64_t version);
+
+// Whether this node may answer reads of the shards: NodeContext::check_readable for each. To be
+// asked before a read and again after it.
+absl::Status CheckReadable(const NodeContext& context, absl::Span<const uint32_t> shards,
+                           bool for_quorum);
 
 // Which consistencies a read may ask for.
 absl::Status CheckConsistency(v1::Consistency consistency);

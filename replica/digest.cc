@@ -27,4 +27,10 @@ void Digest::Add(std::string_view event_id, std::string_view tag) {
   sum += absl::MakeUint128(hash.high64, hash.low64);
 }
 
+void Digest::Remove(std::string_view event_id, std::string_view tag) {
+  Digest one;
+  one.Add(event_id, tag);
+  Remove(one);
+}
+
 }  // namespace allezon::replica

@@ -22,7 +22,8 @@ struct Digest {
     count += other.count;
     sum += other.sum;
   }
-  // Takes out what was added before.
+  // Take out what was added before.
+  void Remove(std::string_view event_id, std::string_view tag);
   void Remove(const Digest& other) {
     count -= other.count;
     sum -= other.sum;

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "replica/log_format.h"
 
+#include <xxhash.h>
+
 #include <algorithm>
 #include <bit>
+#include <cassert>
 #include <concepts>
 #include <cstring>
 
@@ -63,6 +66,12 @@ void Bucket::Add(const Bucket& other) {
                                         : std::min(oldest_accepted_s, other.oldest_accepted_s);
   newest_accepted_s = std::max(newest_accepted_s, other.newest_accepted_s);
   digest.Add(other.digest);
+}
+
+void Bucket::Remove(std::string_view event_id, std::string_view tag) {
+  assert(digest.count > 0);
+  digest.Remove(event_id, tag);
+  if (digest.count == 0) *this = Bucket();
 }
 
 std::string LogKey(int64_t minute, router::ShardId shard, std::string_view event_id) {
@@ -138,6 +147,21 @@ std::optional<Bucket> ParseBucketValue(std::string_view value) {
   bucket.oldest_accepted_s = ValueAt<uint32_t>(value.data() + 24);
   bucket.newest_accepted_s = ValueAt<uint32_t>(value.data() + 28);
   return bucket;
+}
+
+uint64_t ContentHash(std::string_view tag) { return XXH3_64bits(tag.data(), tag.size()); }
+
+std::string KeyedValue(int64_t minute, uint64_t content_hash) {
+  std::string value;
+  value.reserve(kMinuteBytes + sizeof(content_hash));
+  AppendMinute(value, minute);
+  AppendValue(value, content_hash);
+  return value;
+}
+
+std::optional<ParsedKeyedValue> ParseKeyedValue(std::string_view value) {
+  if (value.size() != kMinuteBytes + sizeof(uint64_t)) return std::nullopt;
+  return ParsedKeyedValue{MinuteAt(value.data()), ValueAt<uint64_t>(value.data() + kMinuteBytes)};
 }
 
 std::string SecondsValue(uint32_t seconds) {

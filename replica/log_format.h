@@ -11,8 +11,12 @@
 //   log     minute (8, sign bit flipped) | shard (2) | event id (16)  ->  accepted_s (4) | tag
 //   digest  minute (8, sign bit flipped) | shard (2)  ->  count (8) | sum (16) | oldest, newest accepted_s (4 each)
 //   taken   minute (8, sign bit flipped)              ->  taken_through_s (4)
-//   keyed   shard (2) | event id (16)                 ->  minute (8, sign bit flipped)
+//   keyed   shard (2) | event id (16)                 ->  minute (8, sign bit flipped) | content hash (8)
 // clang-format on
+//
+// The keyed index has one row for each id with an idempotency key, wherever its event is in the
+// log. The content hash is XXH3-64 (seed 0) of the tag, which holds its time: of two events with
+// one key the one with the smaller hash is kept, on every replica and whatever came first.
 //
 // The minute comes first in the log: what comes in lands at the end of the key space, so that
 // compaction mostly moves files instead of merging them, and retention takes a whole minute with
@@ -29,10 +33,10 @@
 
 namespace allezon::replica {
 
-inline constexpr uint32_t kFormatVersion = 1;
+inline constexpr uint32_t kFormatVersion = 2;
 
-// A (shard, minute): what replicas compare. `oldest` and `newest` are of accepted_s; 0 where it is
-// empty.
+// A (shard, minute): what replicas compare. `oldest` and `newest` are bounds of accepted_s, exact
+// but for events that were removed since; 0 where it is empty.
 struct Bucket {
   Digest digest;
   uint32_t oldest_accepted_s = 0;
@@ -40,6 +44,8 @@ struct Bucket {
 
   void Add(std::string_view event_id, uint32_t accepted_s, std::string_view tag);
   void Add(const Bucket& other);
+  // REQUIRES: it was added.
+  void Remove(std::string_view event_id, std::string_view tag);
 };
 
 std::string LogKey(int64_t minute, router::ShardId shard, std::string_view event_id);
@@ -70,6 +76,14 @@ std::optional<ParsedLogValue> ParseLogValue(std::string_view value);
 
 std::string BucketValue(const Bucket& bucket);
 std::optional<Bucket> ParseBucketValue(std::string_view value);
+
+uint64_t ContentHash(std::string_view tag);
+std::string KeyedValue(int64_t minute, uint64_t content_hash);
+struct ParsedKeyedValue {
+  int64_t minute;
+  uint64_t content_hash;
+};
+std::optional<ParsedKeyedValue> ParseKeyedValue(std::string_view value);
 
 std::string SecondsValue(uint32_t seconds);
 std::optional<uint32_t> ParseSecondsValue(std::string_view value);

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <limits>
 
-#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "replica/store_internal.h"
 
@@ -27,7 +26,8 @@ void Store::Close() {
   db_.reset();
 }
 
-absl::StatusOr<std::vector<bool>> Store::FindKnown(absl::Span<const LogEntry> entries) const {
+absl::StatusOr<std::vector<Store::Known>> Store::FindKnown(
+    absl::Span<const LogEntry> entries) const {
   const size_t n = entries.size();
   std::vector<std::string> keys(n);
   std::vector<rocksdb::Slice> slices(n);
@@ -45,36 +45,93 @@ absl::StatusOr<std::vector<bool>> Store::FindKnown(absl::Span<const LogEntry> en
   std::vector<rocksdb::PinnableSlice> values(n);
   std::vector<rocksdb::Status> statuses(n);
   db_->MultiGet({}, n, families.data(), slices.data(), values.data(), statuses.data());
-  std::vector<bool> known(n);
+  std::vector<Known> known(n);
   for (size_t i = 0; i < n; ++i) {
     if (!statuses[i].ok() && !statuses[i].IsNotFound()) {
       return FromRocks(statuses[i], "looking up an event");
     }
-    known[i] = statuses[i].ok();
+    known[i].found = statuses[i].ok();
+    if (!known[i].found || families[i] != column_families_[kKeyedCf]) continue;
+    const auto value = ParseKeyedValue(values[i].ToStringView());
+    if (!value) return absl::DataLossError("what is known of an idempotency key cannot be read");
+    known[i].minute = value->minute;
+    known[i].content_hash = value->content_hash;
   }
   return known;
 }
 
 absl::StatusOr<Store::Staged> Store::Stage(absl::Span<const LogEntry> entries) const {
-  absl::StatusOr<std::vector<bool>> known = FindKnown(entries);
+  absl::StatusOr<std::vector<Known>> known = FindKnown(entries);
   if (!known.ok()) return known.status();
   Staged staged;
   staged.fresh.reserve(entries.size());
-  absl::flat_hash_set<std::pair<ShardId, EventId>> in_batch;
+  // Indexes into `fresh`, and which of those come instead of an event that is in the set.
+  absl::flat_hash_map<std::pair<ShardId, EventId>, size_t> in_batch;
   in_batch.reserve(entries.size());
+  std::vector<std::pair<size_t, int64_t>> replacing;
+  {
+    absl::MutexLock lock(&mutex_);
+    for (size_t i = 0; i < entries.size(); ++i) {
+      const LogEntry& entry = entries[i];
+      const bool keyed = router::IsKeyed(router::AsBytes(entry.id));
+      const bool found = (*known)[i].found;
+      if (found && !(keyed && ContentHash(entry.tag) < (*known)[i].content_hash)) continue;
+      // What retention took does not come back by a late copy.
+      const auto taken = taken_through_s_.find(entry.minute);
+      if (taken != taken_through_s_.end() && entry.accepted_s <= taken->second) continue;
+      const auto [at, first] = in_batch.try_emplace({entry.shard, entry.id}, staged.fresh.size());
+      if (first) {
+        if (found) replacing.emplace_back(staged.fresh.size(), (*known)[i].minute);
+        staged.fresh.push_back(entry);
+      } else if (LogEntry& rival = staged.fresh[at->second];
+                 keyed && ContentHash(entry.tag) < ContentHash(rival.tag)) {
+        rival = entry;
+      }
+    }
+  }
+  for (const auto& [index, minute] : replacing) {
+    absl::Status status = StageRemoval(staged.fresh[index], minute, staged);
+    if (!status.ok()) return status;
+  }
+  StageBuckets(staged);
+  return staged;
+}
+
+absl::Status Store::StageRemoval(const LogEntry& by, int64_t minute, Staged& staged) const {
+  auto found = LookUp(by.shard, minute, router::AsBytes(by.id));
+  if (!found.ok()) return found.status();
+  Removal& removal = staged.removed.emplace_back();
+  if ((*found)[0]) removal.value = *std::move((*found)[0]);
+  const auto value = ParseLogValue(removal.value);
+  if (!value ||
+      !removal.tag.ParseFromArray(value->tag.data(), static_cast<int>(value->tag.size()))) {
+    return absl::DataLossError(absl::StrCat("an event of minute ", minute, " in ", options_.path,
+                                            " is known by its key and cannot be read"));
+  }
+  removal.entry = {.shard = by.shard,
+                   .minute = minute,
+                   .time_ms = removal.tag.time_ms(),
+                   .id = by.id,
+                   .accepted_s = value->accepted_s,
+                   .tag = value->tag,
+                   .parsed = &removal.tag};
+  return absl::OkStatus();
+}
+
+void Store::StageBuckets(Staged& staged) const {
   absl::MutexLock lock(&mutex_);
-  for (size_t i = 0; i < entries.size(); ++i) {
-    const LogEntry& entry = entries[i];
-    if ((*known)[i] || !in_batch.emplace(entry.shard, entry.id).second) continue;
-    // What retention took does not come back by a late copy.
-    const auto taken = taken_through_s_.find(entry.minute);
-    if (taken != taken_through_s_.end() && entry.accepted_s <= taken->second) continue;
+  const auto bucket_of = [&](const LogEntry& entry)
+                             ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) -> Bucket& {
     const auto [bucket, first] = staged.buckets.try_emplace({entry.minute, entry.shard});
     if (first) bucket->second = buckets_.Find(entry.minute, entry.shard);
-    bucket->second.Add(router::AsBytes(entry.id), entry.accepted_s, entry.tag);
-    staged.fresh.push_back(entry);
+    return bucket->second;
+  };
+  for (const Removal& removal : staged.removed) {
+    bucket_of(removal.entry).Remove(router::AsBytes(removal.entry.id), removal.entry.tag);
   }
-  return staged;
+  for (const LogEntry& entry : staged.fresh) {
+    bucket_of(entry).Add(router::AsBytes(entry.id), entry.accepted_s, entry.tag);
+  }
 }
 
 absl::Status Store::Commit(absl::Span<const LogEntry> entries) {
@@ -82,12 +139,21 @@ absl::Status Store::Commit(absl::Span<const LogEntry> entries) {
   if (!staged.ok()) return staged.status();
   if (staged->fresh.empty()) return absl::OkStatus();
   rocksdb::WriteBatch batch;
+  // First, since what comes instead may have the same keys.
+  std::vector<int64_t> lost_some;
+  for (const Removal& removal : staged->removed) {
+    const LogEntry& old = removal.entry;
+    batch.Delete(column_families_[kLogCf], LogKey(old.minute, old.shard, router::AsBytes(old.id)));
+    view_.StageRemove(old, batch);
+    lost_some.push_back(old.minute);
+  }
   for (const LogEntry& entry : staged->fresh) {
     const std::string_view id = router::AsBytes(entry.id);
     batch.Put(column_families_[kLogCf], LogKey(entry.minute, entry.shard, id),
               LogValue(entry.accepted_s, entry.tag));
     if (router::IsKeyed(id)) {
-      batch.Put(column_families_[kKeyedCf], KeyedKey(entry.shard, id), MinuteKey(entry.minute));
+      batch.Put(column_families_[kKeyedCf], KeyedKey(entry.shard, id),
+                KeyedValue(entry.minute, ContentHash(entry.tag)));
     }
   }
   for (const auto& [key, bucket] : staged->buckets) {
@@ -100,6 +166,11 @@ absl::Status Store::Commit(absl::Span<const LogEntry> entries) {
     for (const auto& [key, bucket] : staged->buckets) buckets_.Set(key.first, key.second, bucket);
   }
   view_.Committed(staged->fresh);
+  if (!lost_some.empty()) {
+    std::sort(lost_some.begin(), lost_some.end());
+    lost_some.erase(std::unique(lost_some.begin(), lost_some.end()), lost_some.end());
+    view_.Removed(lost_some);
+  }
   return absl::OkStatus();
 }
 

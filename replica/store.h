@@ -11,6 +11,7 @@
 #include <rocksdb/db.h>
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -57,7 +58,9 @@ class Store final : public LogReader, public DigestSource {
   ~Store() override;
 
   // Adds the entries that are not yet in the set, durably (unless sync_wal is off); those that are,
-  // are as good as added. kUnavailable: none was added; a later Maintain may repair the disk's
+  // are as good as added. Of several events with one idempotency key and different tags the one
+  // with the smallest content hash is in the set (log_format.h); one that was there before makes
+  // way. kUnavailable: none was added; a later Maintain may repair the disk's
   // fault. Single writer.
   absl::Status Commit(absl::Span<const LogEntry> entries);
   // Work that needs no hurry, in small steps: takes one minute that retention allows to take,
@@ -117,6 +120,9 @@ class Store final : public LogReader, public DigestSource {
   absl::Status ReadMinute(int64_t minute,
                           const std::function<void(const LogEntry&)>& visit) const override;
   Digest MinuteDigest(int64_t minute) const override;
+  Digest BucketDigest(int64_t minute, ShardId shard) const override {
+    return BucketOf(minute, shard).digest;
+  }
   std::vector<int64_t> Minutes() const override;
   uint32_t TakenThroughS(int64_t minute) const override;
   int64_t NewestTimeMs() const override;
@@ -139,10 +145,23 @@ class Store final : public LogReader, public DigestSource {
   size_t BlockCacheBytes() const { return cache_->GetUsage(); }
 
  private:
+  // An event of the log that makes way for another one with its idempotency key.
+  struct Removal {
+    std::string value;
+    v1::Tag tag;
+    LogEntry entry;  // borrows from the others
+  };
   // What one commit changes, worked out before anything is written.
   struct Staged {
     std::vector<LogEntry> fresh;
+    std::deque<Removal> removed;
     absl::flat_hash_map<std::pair<int64_t, ShardId>, Bucket> buckets;  // their new values
+  };
+  // What the set has under the id of an event, if anything; minute and hash only for keyed ids.
+  struct Known {
+    bool found = false;
+    int64_t minute = 0;
+    uint64_t content_hash = 0;
   };
   // The same for what retention takes of a minute.
   struct Taking {
@@ -158,7 +177,9 @@ class Store final : public LogReader, public DigestSource {
   absl::Status LoadDigests();
   absl::Status LoadJoined();
   absl::StatusOr<Staged> Stage(absl::Span<const LogEntry> entries) const;
-  absl::StatusOr<std::vector<bool>> FindKnown(absl::Span<const LogEntry> entries) const;
+  absl::StatusOr<std::vector<Known>> FindKnown(absl::Span<const LogEntry> entries) const;
+  absl::Status StageRemoval(const LogEntry& by, int64_t minute, Staged& staged) const;
+  void StageBuckets(Staged& staged) const;
   absl::Status Write(rocksdb::WriteBatch& batch);
   void StageBucket(int64_t minute, ShardId shard, const Bucket& bucket,
                    rocksdb::WriteBatch& batch) const;

@@ -199,16 +199,26 @@ absl::StatusOr<std::string> Store::FindMissing(ShardId shard, int64_t minute, st
   }
   const uint32_t taken_through_s = TakenThroughS(minute);
   std::string missing;
+  std::string keyed_here;
+  size_t here = 0;
   for (size_t at = 0; at < ids.size(); at += kLookupsMax * kIdBytes) {
     const std::string_view some = ids.substr(at, kLookupsMax * kIdBytes);
     const auto found = LookUp(shard, minute, some);
     if (!found.ok()) return found.status();
     for (size_t i = 0; i < found->size(); ++i) {
-      if ((*found)[i] || accepted_s[at / kIdBytes + i] <= taken_through_s) continue;
-      missing.append(some.substr(i * kIdBytes, kIdBytes));
+      const std::string_view id = some.substr(i * kIdBytes, kIdBytes);
+      here += (*found)[i].has_value();
+      if (accepted_s[at / kIdBytes + i] <= taken_through_s) continue;
+      if (!(*found)[i]) {
+        missing.append(id);
+      } else if (router::IsKeyed(id)) {
+        keyed_here.append(id);
+      }
     }
   }
-  return missing;
+  // The same ids, and yet the caller found the digests to differ.
+  const bool same_ids = here == accepted_s.size() && here == BucketOf(minute, shard).digest.count;
+  return same_ids ? keyed_here : missing;
 }
 
 absl::Status Store::ReadTaken(const v1::ReadTakenRequest& request,

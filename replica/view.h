@@ -51,6 +51,8 @@ class LogReader {
   // The digest of the minute over all shards of this node: the sum of the digests of its (shard,
   // minute) buckets, as of what is committed.
   virtual Digest MinuteDigest(int64_t minute) const = 0;
+  // The digest of one of those buckets.
+  virtual Digest BucketDigest(int64_t minute, ShardId shard) const = 0;
   // Minutes that hold anything, in order.
   virtual std::vector<int64_t> Minutes() const = 0;
   // Up to which acceptance (seconds since 1970) retention took the events of the minute; 0 where it
@@ -84,6 +86,12 @@ class View {
   // `entries` are durable (or, with --wal=async, written). Before their writers are answered, so
   // that an acknowledged tag is visible.
   virtual void Committed(absl::Span<const LogEntry> entries) = 0;
+  // `old`, an event of the log, is about to make way for another one with the same idempotency key:
+  // adds to the batch what must go with it. Before Stage of the same batch, which may put the same
+  // keys again. Once it is committed, and the new events were given to Committed, Removed follows
+  // with the minutes (each once) that lost anything.
+  virtual void StageRemove(const LogEntry& old, rocksdb::WriteBatch& batch) = 0;
+  virtual void Removed(absl::Span<const int64_t> minutes) = 0;
   // Retention is about to take all events of `minute` that were accepted up to `taken_through_s`:
   // adds to the batch what must go with them. MinuteTaken follows once it is committed.
   virtual void StageTakeMinute(int64_t minute, uint32_t taken_through_s,

@@ -9,6 +9,7 @@
 #include <optional>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "rpc/status.h"
 
 namespace allezon::router {
@@ -23,6 +24,12 @@ constexpr absl::Duration kTickMax = absl::Milliseconds(20);
 
 prometheus::Labels LabelsOf(std::string_view service, const Instance& instance) {
   return {{"service", std::string(service)}, {"instance", instance.id}};
+}
+
+// Whether the call failed before the instance can have seen it.
+bool NeverArrived(const grpc::Status& status) {
+  return rpc::IsTransportFailure(status) &&
+         absl::StrContains(status.error_message(), "failed to connect");
 }
 
 }  // namespace
@@ -141,7 +148,7 @@ void Lane::Received(Batch* received, const grpc::Status& status) {
   }
   Learn(*batch, status);
   if (next != nullptr) Send(std::move(next));
-  GiveBack(*batch, rpc::FromGrpc(status));
+  GiveBack(*batch, status);
   Expire(std::move(expired));
   absl::MutexLock lock(&mutex_);
   --running_;
@@ -163,19 +170,24 @@ void Lane::Learn(const Batch& batch, const grpc::Status& status) {
   circuit_.Failed();
 }
 
-void Lane::GiveBack(Batch& batch, const absl::Status& status) {
-  if (!status.ok() || batch.response->failures().empty()) {
-    for (PendingWrite& write : batch.writes) owner_.Finished(instance_, std::move(write), status);
-    return;
+void Lane::GiveBack(Batch& batch, const grpc::Status& status) {
+  const absl::Status whole = rpc::FromGrpc(status);
+  std::vector<absl::Status> outcomes(batch.writes.size(), whole);
+  if (status.ok()) {
+    for (const v1::WriteFailure& failure : batch.response->failures()) {
+      if (failure.index() >= outcomes.size()) continue;
+      outcomes[failure.index()] =
+          absl::Status(static_cast<absl::StatusCode>(failure.code()), failure.message());
+    }
   }
-  std::vector<absl::Status> outcomes(batch.writes.size());
-  for (const v1::WriteFailure& failure : batch.response->failures()) {
-    if (failure.index() >= outcomes.size()) continue;
-    outcomes[failure.index()] =
-        absl::Status(static_cast<absl::StatusCode>(failure.code()), failure.message());
-  }
+  const bool never_arrived = NeverArrived(status);
   for (size_t i = 0; i < outcomes.size(); ++i) {
-    owner_.Finished(instance_, std::move(batch.writes[i]), outcomes[i]);
+    PendingWrite& write = batch.writes[i];
+    // A node that refuses the work has not begun it; any other failure may leave the event stored.
+    if (!outcomes[i].ok() && !never_arrived && !absl::IsResourceExhausted(outcomes[i])) {
+      write.maybe_stored = true;
+    }
+    owner_.Finished(instance_, std::move(write), outcomes[i]);
   }
 }
 

@@ -41,7 +41,7 @@ struct PendingWrite {
   std::shared_ptr<WriteDone> done;
   uint64_t tried = 0;  // replicas of the shard that this round has tried: bit i, the i-th
   uint32_t rounds = 0;
-  // Whether an attempt ended without a word, so that the event may be stored.
+  // Whether an attempt failed in a way that may have left the event stored. Set by the lane.
   bool maybe_stored = false;
   bool was_hedged = false;  // a copy of this attempt has been sent elsewhere
   std::shared_ptr<Hedge> hedge = nullptr;
@@ -91,7 +91,7 @@ class Lane {
   void Received(Batch* batch, const grpc::Status& status);
   // Lets circuit and pace know what an answer, or none, says of the instance.
   void Learn(const Batch& batch, const grpc::Status& status);
-  void GiveBack(Batch& batch, const absl::Status& status);
+  void GiveBack(Batch& batch, const grpc::Status& status);
   void Expire(std::vector<PendingWrite> expired);
 
   const uint64_t placement_version_;

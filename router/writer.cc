@@ -9,7 +9,6 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/random/random.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "router/channels.h"
@@ -47,14 +46,6 @@ bool IsRetryable(const absl::Status& status) {
     default:
       return false;
   }
-}
-
-// Whether an attempt that failed so may have stored the event all the same. A connection that was
-// never made stored nothing, nor did a node that refused the work.
-bool MaybeStored(const absl::Status& status) {
-  if (status.code() == absl::StatusCode::kResourceExhausted) return false;
-  return !absl::StrContains(status.message(), "failed to connect") &&
-         !absl::StrContains(status.message(), "before the tag could be sent");
 }
 
 absl::Duration Backoff(uint32_t rounds) {
@@ -157,7 +148,6 @@ class LaneWriter final : public Writer, private Lane::Owner {
       return;
     }
     if (write.was_told()) return;
-    write.maybe_stored = write.maybe_stored || MaybeStored(status);
     write.was_hedged = false;
     const absl::Time now = absl::Now();
     if (stopping_ || !IsRetryable(status) || now >= write.deadline) return Fail(write, status);

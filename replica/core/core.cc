@@ -17,6 +17,7 @@ struct Core::Peer {
   bool polling = false;
   Instant next_poll = kNever;
   std::unique_ptr<SyncSession> session;
+  Freshness::Known known;     // when the session began
   SyncSession::Next put_off;  // what the session wants next, once the rate allows it
   Instant next_session = kNever;
   Instant pause_us = 0;  // between sessions about one shard
@@ -273,6 +274,7 @@ void Core::StartSessions(Instant now, Actions& actions) {
                                                       [&](ShardId s) { return !joined_[s]; });
     peer->session = std::make_unique<SyncSession>(placement_.version, options_.self,
                                                   std::move(shards), with_rows, digests_);
+    peer->known = freshness_.KnownOf(peer->index);
     ++running;
     ++counts_.sessions_started;
     Do(*peer, peer->session->Begin(now), now, actions);
@@ -323,7 +325,7 @@ void Core::StorageEnded(StorageId id, const absl::Status& status, std::string mi
 void Core::NotePulled(Peer& peer) {
   SyncSession& session = *peer.session;
   for (const ShardId shard : session.TakePulled()) {
-    freshness_.Synced(peer.index, shard, session.begun(), session.incarnation(),
+    freshness_.Synced(peer.index, shard, session.begun(), peer.known, session.incarnation(),
                       session.received());
   }
 }

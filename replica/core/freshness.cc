@@ -64,15 +64,13 @@ void Freshness::Polled(uint32_t index, const v1::PollResponse& response, Instant
   for (const ShardId shard : shared_[index]) Advance(shard);
 }
 
-void Freshness::Synced(uint32_t index, ShardId shard, Instant begun, uint64_t incarnation,
-                       Received received) {
-  const Peer& peer = peers_[index];
-  // Of another incarnation nothing is known yet: what it may have lost is found out by a poll
-  // first.
-  if (incarnation != peer.incarnation) return;
+void Freshness::Synced(uint32_t index, ShardId shard, Instant begun, const Known& known,
+                       uint64_t incarnation, Received received) {
+  // Where it restarted in between, nothing is known of what it lost: the next sync will tell.
+  if (incarnation != known.incarnation || incarnation != peers_[index].incarnation) return;
   Sync& sync = syncs_[index][shard];
   if (sync.begun >= begun) return;
-  sync = {begun, incarnation, !peer.unjoined.contains(shard), std::move(received)};
+  sync = {begun, incarnation, !known.unjoined.contains(shard), std::move(received)};
   Advance(shard);
 }
 
@@ -113,6 +111,7 @@ Instant Freshness::AsOf(ShardId shard, uint32_t coordinator) const {
 }
 
 void Freshness::Advance(ShardId shard) {
+  if (others_needed_ == 0) return;  // there is nothing to find out
   Instant earliest = std::numeric_limits<Instant>::max();
   ForEachOther(shard, [&](uint32_t other) { earliest = std::min(earliest, AsOf(shard, other)); });
   complete_[shard] = std::max(complete_[shard], earliest);

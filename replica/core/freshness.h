@@ -45,9 +45,17 @@ class Freshness {
   void Polled(uint32_t peer, const v1::PollResponse& response, Instant sent, Instant now);
   // The last poll of the peer failed: it is not to be pulled from until one succeeds.
   void PollFailed(uint32_t peer) { peers_[peer].reachable = false; }
-  // All that the peer held of the shard at `begun` is here. `received` is what the peer said of
-  // itself, as `incarnation`, not later than that.
-  void Synced(uint32_t peer, ShardId shard, Instant begun, uint64_t incarnation, Received received);
+  // What is known of a peer when a sync from it begins: what it is later found to hold may not
+  // count for then.
+  struct Known {
+    uint64_t incarnation = 0;
+    absl::flat_hash_set<ShardId> unjoined;
+  };
+  Known KnownOf(uint32_t peer) const { return {peers_[peer].incarnation, peers_[peer].unjoined}; }
+  // All that the peer held of the shard at `begun` is here. `known` is of then or before;
+  // `received` is what the peer said of itself, as `incarnation`, not later than that.
+  void Synced(uint32_t peer, ShardId shard, Instant begun, const Known& known, uint64_t incarnation,
+              Received received);
 
   // Up to when all that was acknowledged is here; kNever where nothing is known.
   Instant CompleteAsOf(ShardId shard, Instant now) const;

@@ -165,6 +165,7 @@ class Simulation {
         oracle_.PrintTag(world_.violation_tag(), cluster_, stdout);
       }
       std::printf("seed %" PRIu64 ": VIOLATION: %s\n", seed_, world_.violation().c_str());
+      std::fflush(stdout);
     }
     return {world_.violation(), world_.trace().hash(), totals};
   }

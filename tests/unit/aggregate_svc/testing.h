@@ -62,6 +62,12 @@ class MapLog final : public replica::LogReader {
     absl::MutexLock lock(&mutex_);
     minutes_[event->entry.minute].push_back(std::move(event));
   }
+  void Remove(int64_t minute, const replica::EventId& id) {
+    absl::MutexLock lock(&mutex_);
+    auto& events = minutes_[minute];
+    std::erase_if(events, [&](const auto& event) { return event->entry.id == id; });
+    if (events.empty()) minutes_.erase(minute);
+  }
   // The log's half of what retention does; `taken` is told apart, as it is in the store.
   void Take(int64_t minute, uint32_t through_s) {
     absl::MutexLock lock(&mutex_);
@@ -83,14 +89,10 @@ class MapLog final : public replica::LogReader {
     return absl::OkStatus();
   }
   replica::Digest MinuteDigest(int64_t minute) const override {
-    absl::MutexLock lock(&mutex_);
-    replica::Digest digest;
-    const auto found = minutes_.find(minute);
-    if (found == minutes_.end()) return digest;
-    for (const auto& event : found->second) {
-      digest.Add(router::AsBytes(event->entry.id), event->entry.tag);
-    }
-    return digest;
+    return DigestOf(minute, [](uint32_t) { return true; });
+  }
+  replica::Digest BucketDigest(int64_t minute, replica::ShardId shard) const override {
+    return DigestOf(minute, [&](uint32_t of) { return of == shard; });
   }
   std::vector<int64_t> Minutes() const override {
     absl::MutexLock lock(&mutex_);
@@ -106,6 +108,18 @@ class MapLog final : public replica::LogReader {
   int64_t NewestTimeMs() const override { return 0; }
 
  private:
+  replica::Digest DigestOf(int64_t minute, const std::function<bool(uint32_t)>& counts) const {
+    absl::MutexLock lock(&mutex_);
+    replica::Digest digest;
+    const auto found = minutes_.find(minute);
+    if (found == minutes_.end()) return digest;
+    for (const auto& event : found->second) {
+      if (!counts(event->entry.shard)) continue;
+      digest.Add(router::AsBytes(event->entry.id), event->entry.tag);
+    }
+    return digest;
+  }
+
   mutable absl::Mutex mutex_;
   std::map<int64_t, std::vector<std::unique_ptr<OwnedEvent>>> minutes_ ABSL_GUARDED_BY(mutex_);
   std::map<int64_t, uint32_t> taken_ ABSL_GUARDED_BY(mutex_);

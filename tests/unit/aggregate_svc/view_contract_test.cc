@@ -95,6 +95,28 @@ TEST_F(ViewContractTest, AMinuteOnItsWayOutIsNeverAnsweredAsZeros) {
   EXPECT_TRUE(db_.Stored().empty());
 }
 
+TEST_F(ViewContractTest, AnAnswerSaysWhichSetItIsOf) {
+  db_.Commit(Tags(7, 100, 2));
+  db_.view().Tick();
+  db_.Commit(Tags(7, 10, 2));
+  db_.Commit(MakeOwned(7, kShard, v1::ACTION_BUY, "other", "b", "c", 5));
+  db_.Commit(MakeOwned(7, kShard + 1, v1::ACTION_VIEW, "o", "b", "c", 5));
+  const auto answers = db_.view().Scan({kShard}, 7, 9, kViewsOfO, /*with_digests=*/true);
+  ASSERT_TRUE(answers.ok()) << answers.status();
+  EXPECT_EQ((*answers)[0].totals.count, 110u);
+  EXPECT_EQ((*answers)[0].digest.count, 111u) << "filters aside, of this shard";
+  EXPECT_EQ((*answers)[0].digest, db_.log().BucketDigest(7, kShard));
+  EXPECT_EQ((*answers)[1].digest, replica::Digest());
+}
+
+TEST_F(ViewContractTest, BetweenACommitAndItsViewThereIsNoSetToSpeakOf) {
+  db_.Commit(Tags(7, 100, 2));
+  db_.log().Add(Tag(7, 2));
+  const auto answers = db_.view().Scan({kShard}, 7, 8, kViewsOfO, /*with_digests=*/true);
+  EXPECT_EQ(answers.status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(Ask(db_, 7).totals.count, 100u);
+}
+
 TEST_F(ViewContractTest, WhatCameAfterTheTakenOnesStays) {
   for (const bool sealed : {true, false}) {
     const int64_t minute = sealed ? 7 : 8;
@@ -111,6 +133,49 @@ TEST_F(ViewContractTest, WhatCameAfterTheTakenOnesStays) {
       EXPECT_EQ(answer.taken_through_s, 1500u);
       db_.Restart(round % 2 == 0);
     }
+  }
+}
+
+TEST_F(ViewContractTest, AnEventThatMadeWayForAnotherIsNoLongerCounted) {
+  for (const bool sealed : {true, false}) {
+    for (const int64_t to : {7, 9}) {  // the other one in the same minute, or in a later one
+      const int64_t from = 7;
+      db_.Commit(Tags(from, 10, 1));
+      auto old = Tag(from, 100);
+      const replica::EventId id = old->entry.id;
+      db_.Commit(std::move(old));
+      if (sealed) db_.view().Tick();
+      const uint64_t before_from = Ask(db_, from).totals.sum_price;
+      const uint64_t before_to = Ask(db_, to).totals.sum_price;
+      // As the store does it: the log, then what is new, then what was lost.
+      auto rival = Tag(to, 5);
+      rival->entry.id = id;
+      db_.log().Remove(from, id);
+      db_.Commit(std::move(rival));
+      db_.view().Removed({from});
+      for (int round = 0; round < 3; ++round) {
+        EXPECT_EQ(Ask(db_, from).totals.sum_price, before_from - 100 + (to == from ? 5 : 0));
+        if (to != from) {
+          EXPECT_EQ(Ask(db_, to).totals.sum_price, before_to + 5);
+        }
+        db_.Restart(round % 2 == 0);
+      }
+    }
+  }
+}
+
+TEST_F(ViewContractTest, AMinuteThatLostItsOnlyEventIsEmptyAlsoWhereACrashComesFirst) {
+  for (const bool told : {true, false}) {
+    auto only = Tag(7, 100);
+    const replica::EventId id = only->entry.id;
+    db_.Commit(std::move(only));
+    db_.view().Tick();
+    db_.log().Remove(7, id);
+    if (told) db_.view().Removed({7});
+    db_.Restart(told);
+    EXPECT_EQ(Ask(db_, 7).totals.count, 0u);
+    EXPECT_TRUE(db_.Stored().empty());
+    EXPECT_EQ(db_.view().resident_minutes(), 0u);
   }
 }
 

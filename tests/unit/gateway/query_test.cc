@@ -67,6 +67,23 @@ TEST(QueryTest, LimitsBeyondTheTopAreTheTop) {
   }
 }
 
+TEST(QueryTest, AQueryMayAskForAQuorum) {
+  const std::pair<std::string, bool> kCases[] = {{"", false},
+                                                 {"&consistency=one", false},
+                                                 {"&consistency=ONE", false},
+                                                 {"&consistency=quorum", true},
+                                                 {"?consistency=Quorum", true}};
+  for (const auto& [text, quorum] : kCases) {
+    const auto profile = ParseProfileQuery("c", std::string(kRange) + text);
+    ASSERT_TRUE(profile.ok()) << text << profile.status();
+    EXPECT_EQ(profile->quorum, quorum) << text;
+    const auto aggregate = ParseAggregateRequest(
+        "time_range=2022-03-01T00:05:00_2022-03-01T00:07:00&action=BUY&aggregates=COUNT" + text);
+    ASSERT_TRUE(aggregate.ok()) << text << aggregate.status();
+    EXPECT_EQ(aggregate->query.quorum, quorum) << text;
+  }
+}
+
 TEST(QueryTest, BadProfileQueriesAreRefusedByName) {
   const std::string range = kRange;
   const std::pair<std::string, const char*> kCases[] = {
@@ -94,6 +111,9 @@ TEST(QueryTest, BadProfileQueriesAreRefusedByName) {
       {range + "&limit=1&limit=2", "limit"},
       {range + "&limit=%ff", "limit"},
       {range + "&limit=%", "limit"},
+      {range + "&consistency=", "consistency"},
+      {range + "&consistency=all", "consistency"},
+      {range + "&consistency=one&consistency=one", "consistency"},
   };
   for (const auto& [text, field] : kCases) {
     const absl::Status status = ParseProfileQuery("c", text).status();
@@ -152,6 +172,8 @@ TEST(QueryTest, BadAggregateRequestsAreRefusedByName) {
       {good + "&aggregates[]=", "aggregates"},
       {good + "&aggregates=AVG", "aggregates"},
       {good + "&origin=a&origin=a", "origin"},
+      {good + "&consistency=two", "consistency"},
+      {good + "&consistency=quorum&consistency=quorum", "consistency"},
       {good + "&origin=%ff", "origin"},
       {good + "&brand_id=" + long_text, "brand_id"},
       {good + "&category_id=a&category_id=b", "category_id"},

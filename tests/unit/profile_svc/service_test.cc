@@ -9,6 +9,7 @@
 #include <grpcpp/security/credentials.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <limits>
 
 #include "absl/strings/str_cat.h"
@@ -66,6 +67,10 @@ class ProfileServiceTest : public ::testing::Test {
     context_.channels = &channels_;
     context_.writer = &writer_;
     context_.future_max = absl::Hours(24);
+    context_.check_readable = [this](router::ShardId, bool for_quorum) {
+      const bool readable = for_quorum || readable_times_.fetch_sub(1) > 0;
+      return readable ? absl::OkStatus() : absl::UnavailableError("may lack tags");
+    };
     auto reader = std::make_unique<ScriptedReader>();
     reader_ = reader.get();
     replica_service_ = std::make_unique<ProfileReplicaServiceImpl>(context_, db_.view());
@@ -112,6 +117,8 @@ class ProfileServiceTest : public ::testing::Test {
     return rpc::FromGrpc(stub_->GetProfile(&call, request, &profile_));
   }
 
+  // How often it is still said that reads other than those for a quorum may be answered.
+  std::atomic<int> readable_times_ = 1'000'000;
   ViewInDb db_{absl::Hours(24)};
   router::Channels channels_;
   ScriptedWriter writer_;
@@ -265,9 +272,25 @@ TEST_F(ProfileServiceTest, GetProfileRefusesWhatMakesNoSense) {
   request.set_consistency(static_cast<v1::Consistency>(9));
   EXPECT_EQ(rpc::FieldOf(GetProfile(request)), "consistency");
   request.set_consistency(v1::CONSISTENCY_QUORUM);
-  EXPECT_EQ(GetProfile(request).code(), absl::StatusCode::kUnimplemented);
+  EXPECT_EQ(GetProfile(request), absl::OkStatus());
   request.set_consistency(v1::CONSISTENCY_ONE);
   EXPECT_EQ(GetProfile(request), absl::OkStatus());
+  absl::MutexLock lock(&reader_->mutex);
+  ASSERT_GE(reader_->queries.size(), 2u);
+  EXPECT_TRUE(reader_->queries[reader_->queries.size() - 2].quorum);
+  EXPECT_FALSE(reader_->queries.back().quorum);
+}
+
+TEST_F(ProfileServiceTest, ReadProfileIsRefusedWhereTagsMayBeLackingBeforeOrAfterTheRead) {
+  for (const int times : {0, 1}) {
+    readable_times_ = times;
+    EXPECT_EQ(ReadProfile(RequestFor("c")).code(), absl::StatusCode::kUnavailable) << times;
+  }
+  readable_times_ = 2;
+  EXPECT_EQ(ReadProfile(RequestFor("c")), absl::OkStatus());
+  v1::ReadProfileRequest request = RequestFor("c");
+  request.set_for_quorum(true);
+  EXPECT_EQ(ReadProfile(request), absl::OkStatus()) << "others make up for what is lacking";
 }
 
 TEST_F(ProfileServiceTest, GetProfileNeverAnswersInPart) {

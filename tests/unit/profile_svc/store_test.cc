@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include <limits>
+#include <set>
 
 #include "absl/strings/str_cat.h"
 #include "profile_svc/profile_view.h"
@@ -19,10 +20,11 @@ constexpr int64_t kMax = std::numeric_limits<int64_t>::max();
 
 class ProfileStoreTest : public ::testing::Test {
  protected:
-  void Open() {
+  void Open() { OpenIn(""); }
+  void OpenIn(const std::string& subfolder) {
     view_ = std::make_unique<ProfileView>(kRetention, [this] { return now_; });
     replica::StoreOptions options;
-    options.path = folder_.path();
+    options.path = folder_.path() + subfolder;
     options.service = "profile";
     options.retention = kRetention;
     options.clock = [this] { return now_; };
@@ -79,6 +81,66 @@ TEST_F(ProfileStoreTest, ProfilesOutliveTheLog) {
   Open();
   EXPECT_EQ(Views("c"), 1);
   Close();
+}
+
+// The same price in the same profile, whichever came first, also when the rows' keys are the same.
+TEST_F(ProfileStoreTest, AKeyThatIsUsedAgainWithAnotherTagLeavesTheSameRowInAnyOrder) {
+  int number = 0;
+  for (const int64_t other_time_ms : {1000, 1500, 10 * 60'000}) {
+    std::set<std::string> outcomes;
+    for (const bool swapped : {false, true}) {
+      const std::string folder = absl::StrCat("/", number++);
+      OpenIn(folder);
+      replica::Entries entries;
+      replica::LogEntry first = entries.Add("c", 1000, "key", 1000, 1);
+      replica::LogEntry second = entries.Add("c", other_time_ms, "key", 1000, 2);
+      if (swapped) std::swap(first, second);
+      ASSERT_TRUE(store_->Commit({first}).ok());
+      ASSERT_TRUE(store_->Commit({second}).ok());
+      EXPECT_EQ(Views("c"), 1);
+      Close();
+      OpenIn(folder);
+      v1::ReadProfileResponse response;
+      ASSERT_TRUE(view_->Read(router::ShardOf("c", 128), "c", 0, kMax, 200, response).ok());
+      ASSERT_EQ(response.views_size(), 1);
+      outcomes.insert(response.views(0).SerializeAsString());
+      Close();
+    }
+    EXPECT_EQ(outcomes.size(), 1u) << other_time_ms;
+  }
+}
+
+TEST_F(ProfileStoreTest, AnEmptyDiskGetsWhatTheLogNoLongerHas) {
+  OpenIn("/full");
+  replica::Entries entries;
+  entries.Add("c", 0, "", 1000);
+  entries.Add("c", 60 * 60'000, "", 2000);
+  ASSERT_TRUE(store_->Commit(entries.all()).ok());
+  while (store_->Maintain()) {
+  }
+  v1::ReadTakenResponse taken;
+  ASSERT_TRUE(store_->ReadTaken({}, taken).ok());
+  v1::ReadRowsRequest request;
+  request.set_shard(router::ShardOf("c", 128));
+  v1::ReadRowsResponse rows;
+  ASSERT_TRUE(store_->ReadRows(request, rows).ok());
+  EXPECT_EQ(rows.rows_size(), 1);
+  EXPECT_FALSE(rows.has_more());
+  Close();
+  for (int round = 0; round < 2; ++round) {
+    OpenIn("/empty");
+    const std::vector<v1::TakenMinute> minutes(taken.minutes().begin(), taken.minutes().end());
+    ASSERT_TRUE(store_->AdoptTaken(minutes).ok());
+    const std::vector<v1::ViewRow> got(rows.rows().begin(), rows.rows().end());
+    ASSERT_TRUE(store_->PutRows(request.shard(), got).ok());
+    ASSERT_TRUE(store_->Commit({entries.all()[1]}).ok());
+    EXPECT_EQ(Views("c"), 2);
+    // It can hand them over in turn.
+    v1::ReadRowsResponse again;
+    ASSERT_TRUE(store_->ReadRows(request, again).ok());
+    EXPECT_EQ(again.SerializeAsString(), rows.SerializeAsString());
+    Close();
+  }
 }
 
 }  // namespace

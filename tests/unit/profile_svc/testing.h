@@ -52,6 +52,7 @@ class FakeLog final : public replica::LogReader {
     return absl::OkStatus();
   }
   replica::Digest MinuteDigest(int64_t) const override { return {}; }
+  replica::Digest BucketDigest(int64_t, replica::ShardId) const override { return {}; }
   std::vector<int64_t> Minutes() const override { return {}; }
   uint32_t TakenThroughS(int64_t minute) const override {
     const auto found = taken_through_s.find(minute);

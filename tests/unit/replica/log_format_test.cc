@@ -40,6 +40,28 @@ TEST(LogFormat, ABucketComesBackAsItWasWritten) {
   EXPECT_EQ(parsed->newest_accepted_s, 77u);
 }
 
+TEST(LogFormat, WhatIsKnownOfAKeyComesBackAndItsHashIsFixedForEver) {
+  const auto parsed = ParseKeyedValue(KeyedValue(-7, ContentHash("a tag")));
+  ASSERT_TRUE(parsed);
+  EXPECT_EQ(parsed->minute, -7);
+  EXPECT_EQ(parsed->content_hash, ContentHash("a tag"));
+  EXPECT_EQ(ContentHash(""), 0x2d06800538d394c2u) << "XXH3-64 of nothing";
+  EXPECT_FALSE(ParseKeyedValue(MinuteKey(1))) << "what format 1 had";
+}
+
+TEST(LogFormat, ABucketThatLosesWhatItHeldIsEmpty) {
+  Bucket bucket;
+  bucket.Add(kId, 77, "a tag");
+  const Bucket one = bucket;
+  bucket.Add("fedcba9876543210", 55, "another");
+  bucket.Remove("fedcba9876543210", "another");
+  EXPECT_EQ(bucket.digest, one.digest);
+  bucket.Remove(kId, "a tag");
+  EXPECT_EQ(bucket.digest, Digest{});
+  EXPECT_EQ(bucket.newest_accepted_s, 0u);
+  EXPECT_EQ(bucket.oldest_accepted_s, 0u);
+}
+
 TEST(LogFormat, WhatIsCutShortIsRefused) {
   const std::string key = LogKey(1, 2, kId);
   for (size_t size = 0; size < key.size(); ++size) {

@@ -9,7 +9,9 @@
 
 #include <deque>
 #include <filesystem>
+#include <map>
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "replica/store.h"
@@ -65,7 +67,7 @@ class Entries {
   std::deque<std::string> bytes_;
 };
 
-// Keeps a row an event in its column family and counts what it was told.
+// Keeps a row an event in its column family (key and tag of the log) and counts what it was told.
 class RememberingView : public View {
  public:
   void Configure(rocksdb::ColumnFamilyOptions&) override {}
@@ -75,8 +77,15 @@ class RememberingView : public View {
   }
   void Stage(absl::Span<const LogEntry> entries, rocksdb::WriteBatch& batch) override {
     for (const LogEntry& entry : entries) {
-      batch.Put(context_.column_family, rocksdb::Slice(entry.id.data(), entry.id.size()), "");
+      batch.Put(context_.column_family, KeyOf(entry),
+                rocksdb::Slice(entry.tag.data(), entry.tag.size()));
     }
+  }
+  void StageRemove(const LogEntry& old, rocksdb::WriteBatch& batch) override {
+    batch.Delete(context_.column_family, KeyOf(old));
+  }
+  void Removed(absl::Span<const int64_t> minutes) override {
+    lost_some.insert(lost_some.end(), minutes.begin(), minutes.end());
   }
   void Committed(absl::Span<const LogEntry> entries) override { committed += entries.size(); }
   void StageTakeMinute(int64_t, uint32_t, rocksdb::WriteBatch&) override {}
@@ -84,18 +93,26 @@ class RememberingView : public View {
   void Tick() override {}
   void Close() override { ++closed; }
 
-  int Rows() const {
+  int Rows() const { return static_cast<int>(AllRows().size()); }
+  std::map<std::string, std::string> AllRows() const {
     std::unique_ptr<rocksdb::Iterator> it(context_.db->NewIterator({}, context_.column_family));
-    int rows = 0;
-    for (it->SeekToFirst(); it->Valid(); it->Next()) ++rows;
+    std::map<std::string, std::string> rows;
+    for (it->SeekToFirst(); it->Valid(); it->Next()) {
+      rows[it->key().ToString()] = it->value().ToString();
+    }
     return rows;
   }
 
   size_t committed = 0;
   int closed = 0;
   std::vector<int64_t> taken;
+  std::vector<int64_t> lost_some;
 
  private:
+  static std::string KeyOf(const LogEntry& entry) {
+    return LogKey(entry.minute, entry.shard, router::AsBytes(entry.id));
+  }
+
   ViewContext context_;
 };
 

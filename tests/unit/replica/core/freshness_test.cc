@@ -30,8 +30,9 @@ class FreshnessTest : public testing::Test {
     if (unjoined_[peer]) response.add_unjoined_shards(0);
     freshness_.Polled(peer, response, sent, now);
   }
-  void Sync(uint32_t peer, Instant begun) {
-    freshness_.Synced(peer, 0, begun, incarnation_[peer],
+  void Sync(uint32_t peer, Instant begun) { Sync(peer, begun, freshness_.KnownOf(peer)); }
+  void Sync(uint32_t peer, Instant begun, const Freshness::Known& known) {
+    freshness_.Synced(peer, 0, begun, known, incarnation_[peer],
                       std::make_shared<std::vector<uint64_t>>(received_[peer]));
   }
   Instant Complete(Instant now) { return freshness_.CompleteAsOf(0, now); }
@@ -129,6 +130,18 @@ TEST_F(FreshnessTest, WhatAnEmptyDiskHoldsProvesNothing) {
   EXPECT_EQ(Complete(65), 60);
 }
 
+TEST_F(FreshnessTest, WhatAPeerHoldsLaterDoesNotCountForWhenTheSyncBegan) {
+  unjoined_[1] = true;
+  Poll(1, 10, 12);
+  Poll(2, 10, 12);
+  const Freshness::Known known = freshness_.KnownOf(1);
+  unjoined_[1] = false;
+  Poll(1, 30, 32);
+  Sync(1, 20, known);
+  EXPECT_EQ(Complete(40), kNever);
+  EXPECT_TRUE(freshness_.NeedsSync(1, 0, 40));
+}
+
 TEST_F(FreshnessTest, AnEmptyDiskIsWholeAfterOneMoreThanUsual) {
   Poll(1, 10, 12);
   Poll(2, 10, 12);
@@ -142,8 +155,13 @@ TEST_F(FreshnessTest, AnEmptyDiskIsWholeAfterOneMoreThanUsual) {
 TEST(FreshnessOfTwoTest, WhereEveryReplicaIsInEveryQuorumNothingCanBeMissing) {
   const CoreOptions options = {.self = 0, .write_quorum = 2};
   const router::Placement placement = Replicas(2, 2);
-  const Freshness freshness(options, placement);
+  Freshness freshness(options, placement);
   EXPECT_EQ(freshness.CompleteAsOf(0, 77), 77);
+  v1::PollResponse response;
+  response.set_incarnation(1);
+  freshness.Polled(1, response, 80, 82);
+  freshness.Synced(1, 0, 83, freshness.KnownOf(1), 1, std::make_shared<std::vector<uint64_t>>(2));
+  EXPECT_EQ(freshness.CompleteAsOf(0, 90), 90);
 }
 
 }  // namespace
