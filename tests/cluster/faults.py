@@ -223,7 +223,7 @@ def main(argv):
                 try:
                     check()
                 except AssertionError as error:
-                    wrong.append(str(error).splitlines()[0] if check != load.assert_right else str(error))
+                    wrong.append((str(error).strip() or "?").splitlines()[-1])
     except AssertionError as error:
         wrong.append(str(error))
     finally:
