@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "replica/store_internal.h"
+#include "rpc/log.h"
 
 namespace allezon::replica {
 
@@ -18,6 +19,15 @@ Store::~Store() { Close(); }
 void Store::Close() {
   if (db_ == nullptr) return;
   view_.Close();
+  if (!healthy() && !db_->Resume().ok()) {
+    // RocksDB cannot end in order after a write that failed half-way. What is durable is; it is
+    // left as a crash would leave it, referenced so that it is no leak.
+    static std::vector<rocksdb::DB*> abandoned;
+    abandoned.push_back(db_.release());
+    column_families_.clear();
+    rpc::LogWarn("the disk refuses writes; left as after a crash", {{"path", options_.path}});
+    return;
+  }
   for (rocksdb::ColumnFamilyHandle* handle : column_families_) {
     db_->DestroyColumnFamilyHandle(handle);
   }

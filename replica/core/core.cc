@@ -34,7 +34,7 @@ Core::Core(const CoreOptions& options, const router::Placement& placement,
       needs_rows_(needs_rows),
       peers_(placement.instances.size()),
       quorum_(options.write_quorum, options.events_pending_max),
-      freshness_(options_, placement),
+      freshness_(options_, placement, now),
       received_(placement.instances.size()),
       wanted_(placement.shards(), kNever) {
   joined_.resize(placement.shards());
@@ -69,6 +69,7 @@ absl::Status Core::Write(WriteId id, absl::Span<const EventRef> events, Instant 
     if (!joined_[event->shard]) return CheckJoined(event->shard);
     peers.push_back(static_cast<uint8_t>(placement_.replicas[event->shard].size() - 1));
   }
+  deadline = std::min(deadline, now + options_.write_timeout_max_us);
   if (absl::Status status = quorum_.Begin(id, peers, deadline); !status.ok()) return status;
   for (uint32_t i = 0; i < events.size(); ++i) {
     for (const router::Replica& replica : placement_.replicas[events[i]->shard]) {
@@ -81,6 +82,8 @@ absl::Status Core::Write(WriteId id, absl::Span<const EventRef> events, Instant 
 }
 
 void Core::Stored(WriteId id, const absl::Status& status, Instant now, Actions& actions) {
+  // This process may have been stopped for long: what is late is not acknowledged.
+  quorum_.Expire(now, actions.outcomes);
   quorum_.Stored(id, status, actions.outcomes);
   PumpLanes(now, actions);
 }
@@ -88,6 +91,7 @@ void Core::Stored(WriteId id, const absl::Status& status, Instant now, Actions& 
 void Core::Replicated(uint32_t peer_index, BatchId batch, const absl::Status& status,
                       const v1::ReplicateResponse& response, Instant now, Actions& actions) {
   Peer& peer = *peers_[peer_index];
+  quorum_.Expire(now, actions.outcomes);
   const auto count_out = [&](Owed& owed) {
     owed.counted_out = true;
     quorum_.CountOut(owed.write, owed.index, status, actions.outcomes);

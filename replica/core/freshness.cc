@@ -26,10 +26,12 @@ void Freshness::ForEachOther(ShardId shard, Visit visit) const {
   }
 }
 
-Freshness::Freshness(const CoreOptions& options, const router::Placement& placement)
+Freshness::Freshness(const CoreOptions& options, const router::Placement& placement,
+                     Instant started)
     : options_(options),
       placement_(placement),
       others_needed_(placement.replication_factor - options.write_quorum),
+      settled_(started + options.join_after_us),
       peers_(placement.instances.size()),
       shared_(placement.instances.size()),
       complete_(placement.shards(), kNever),
@@ -137,6 +139,8 @@ bool Freshness::NeedsSync(uint32_t index, ShardId shard, Instant now) const {
   const Sync* sync = LastSync(index, shard);
   if (sync == nullptr || sync->begun < now - options_.sync_period_us) return true;
   if (sync->incarnation != peers_[index].incarnation) return true;
+  // What it acknowledged with the help of this node's last process was not sure yet.
+  if (sync->joined && sync->begun < settled_ && now >= settled_) return true;
   // It has got back its data since.
   if (!sync->joined && !peers_[index].unjoined.contains(shard)) return true;
   bool gap = false;
@@ -153,7 +157,8 @@ bool Freshness::HoldsAll(ShardId shard) const {
     ++others;
     const Sync* sync = LastSync(other, shard);
     if (sync == nullptr || sync->begun < peers_[other].session_began ||
-        sync->incarnation != peers_[other].incarnation) {
+        sync->incarnation != peers_[other].incarnation ||
+        (sync->joined && sync->begun < settled_)) {
       return;
     }
     ++synced;

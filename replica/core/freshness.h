@@ -39,7 +39,7 @@ using Received = std::shared_ptr<const std::vector<uint64_t>>;
 class Freshness {
  public:
   // `placement` must outlive it.
-  Freshness(const CoreOptions& options, const router::Placement& placement);
+  Freshness(const CoreOptions& options, const router::Placement& placement, Instant started);
 
   // A peer answered a poll that was sent at `sent`.
   void Polled(uint32_t peer, const v1::PollResponse& response, Instant sent, Instant now);
@@ -102,8 +102,9 @@ class Freshness {
 
   const CoreOptions& options_;
   const router::Placement& placement_;
-  const uint32_t others_needed_;              // RF - W
-  std::vector<Peer> peers_;                   // by instance
+  const uint32_t others_needed_;  // RF - W
+  const Instant settled_;         // no vote of the process before this one counts any more
+  std::vector<Peer> peers_;       // by instance
   std::vector<std::vector<ShardId>> shared_;  // by instance: shards that it and this node hold
   std::vector<Instant> complete_;             // by shard
   std::vector<absl::flat_hash_map<ShardId, Sync>> syncs_;  // by instance

@@ -44,6 +44,7 @@ absl::StatusOr<SyncSession::Next> SyncSession::Answered(PeerResponse response, I
     case Step::kShards:
     case Step::kHours:
     case Step::kMinutes:
+    case Step::kConfirm:
       if (auto* digests = std::get_if<v1::ReadDigestsResponse>(&response)) {
         return TookDigests(*digests);
       }
@@ -133,7 +134,15 @@ SyncSession::Next SyncSession::AskMinutes() {
   return AskDigests(Step::kMinutes, v1::DIGEST_LEVEL_MINUTE, {shards_.front()}, hours_.front());
 }
 
-SyncSession::Next SyncSession::TookDigests(const v1::ReadDigestsResponse& response) {
+absl::StatusOr<SyncSession::Next> SyncSession::TookDigests(
+    const v1::ReadDigestsResponse& response) {
+  if (step_ != Step::kShards && response.incarnation() != incarnation_) {
+    return absl::AbortedError("the peer restarted");
+  }
+  if (step_ == Step::kConfirm) {
+    pulled_.insert(pulled_.end(), unconfirmed_.begin(), unconfirmed_.end());
+    return Next();
+  }
   if (step_ == Step::kShards) {
     incarnation_ = response.incarnation();
     received_ = std::make_shared<std::vector<uint64_t>>(response.received().begin(),
@@ -268,14 +277,17 @@ SyncSession::Next SyncSession::TookRows(v1::ReadRowsResponse& response) {
 }
 
 SyncSession::Next SyncSession::EndShard() {
-  pulled_.push_back(shards_.front());
+  unconfirmed_.push_back(shards_.front());
   shards_.pop_front();
   return NextShard();
 }
 
 SyncSession::Next SyncSession::NextShard() {
   after_.clear();
-  if (shards_.empty()) return {};
+  if (shards_.empty()) {
+    if (unconfirmed_.empty()) return {};
+    return AskDigests(Step::kConfirm, v1::DIGEST_LEVEL_SHARD, {}, 0);
+  }
   return AskDigests(Step::kHours, v1::DIGEST_LEVEL_HOUR, {shards_.front()}, 0);
 }
 

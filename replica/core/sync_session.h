@@ -50,7 +50,17 @@ class SyncSession {
   uint64_t TakeBytes();
 
  private:
-  enum class Step { kTaken, kShards, kHours, kMinutes, kIds, kEventsById, kAllEvents, kRows };
+  enum class Step {
+    kTaken,
+    kShards,
+    kHours,
+    kMinutes,
+    kIds,
+    kEventsById,
+    kAllEvents,
+    kRows,
+    kConfirm
+  };
 
   Next AskTaken();
   Next AskDigests(Step step, v1::DigestLevel level, absl::Span<const ShardId> shards, int64_t hour);
@@ -65,7 +75,7 @@ class SyncSession {
   Next NextShard();
 
   Next TookTaken(v1::ReadTakenResponse& response, Instant now);
-  Next TookDigests(const v1::ReadDigestsResponse& response);
+  absl::StatusOr<Next> TookDigests(const v1::ReadDigestsResponse& response);
   Next TookIds(v1::ReadIdsResponse& response);
   Next TookEvents(v1::ReadEventsResponse& response);
   Next TookRows(v1::ReadRowsResponse& response);
@@ -95,6 +105,9 @@ class SyncSession {
   std::optional<int64_t> taken_after_;
 
   std::vector<ShardId> pulled_;
+  // The same, but for whether all answers were of one incarnation of the peer: one that lost its
+  // disk in between had less to give.
+  std::vector<ShardId> unconfirmed_;
   uint64_t events_ = 0;
   uint64_t bytes_ = 0;
 };

@@ -58,6 +58,11 @@ struct CoreOptions {
   uint32_t sync_sessions_max = 2;
   uint32_t sync_shards_max = 16;  // of one session
 
+  // No write waits longer for its quorum.
+  Instant write_timeout_max_us = 1'000'000;
+  // A new disk is whole only after syncs that began so long after the start: by then no vote counts
+  // any more that was given by the disk that was there before. Above the last one, for clocks.
+  Instant join_after_us = 1'250'000;
   // Events that wait for their quorum; more is refused.
   uint32_t events_pending_max = 100'000;
   // Of a peer's lane.

@@ -19,6 +19,8 @@ router::Placement Replicas(uint32_t rf, uint32_t write_quorum) {
   return *router::MakePlacement(std::move(instances), 1, rf, write_quorum);
 }
 
+constexpr Instant kSettled = 10;
+
 class FreshnessTest : public testing::Test {
  protected:
   void Poll(uint32_t peer, Instant sent, Instant now) {
@@ -37,10 +39,13 @@ class FreshnessTest : public testing::Test {
   }
   Instant Complete(Instant now) { return freshness_.CompleteAsOf(0, now); }
 
-  CoreOptions options_ = {
-      .self = 0, .write_quorum = 2, .silent_after_us = 100, .sync_period_us = 1'000'000};
+  CoreOptions options_ = {.self = 0,
+                          .write_quorum = 2,
+                          .silent_after_us = 100,
+                          .sync_period_us = 1'000'000,
+                          .join_after_us = kSettled};
   router::Placement placement_ = Replicas(3, 2);
-  Freshness freshness_{options_, placement_};
+  Freshness freshness_{options_, placement_, -kSettled};
   uint64_t incarnation_[3] = {1, 1, 1};
   uint64_t session_[3] = {1, 1, 1};
   uint64_t owed_age_us_[3] = {};
@@ -152,10 +157,29 @@ TEST_F(FreshnessTest, AnEmptyDiskIsWholeAfterOneMoreThanUsual) {
   EXPECT_TRUE(freshness_.HoldsAll(0));
 }
 
+TEST_F(FreshnessTest, AnEmptyDiskWaitsUntilVotesOfTheOneBeforeCountNoMore) {
+  Freshness freshness(options_, placement_, 100);
+  v1::PollResponse response;
+  response.set_incarnation(1);
+  for (const uint32_t peer : {1, 2}) freshness.Polled(peer, response, 101, 102);
+  const auto sync = [&](Instant begun) {
+    for (const uint32_t peer : {1, 2}) {
+      freshness.Synced(peer, 0, begun, freshness.KnownOf(peer), 1,
+                       std::make_shared<std::vector<uint64_t>>(3));
+    }
+  };
+  sync(100 + kSettled - 1);
+  EXPECT_FALSE(freshness.HoldsAll(0));
+  EXPECT_FALSE(freshness.NeedsSync(1, 0, 100 + kSettled - 1));
+  EXPECT_TRUE(freshness.NeedsSync(1, 0, 100 + kSettled));
+  sync(100 + kSettled);
+  EXPECT_TRUE(freshness.HoldsAll(0));
+}
+
 TEST(FreshnessOfTwoTest, WhereEveryReplicaIsInEveryQuorumNothingCanBeMissing) {
   const CoreOptions options = {.self = 0, .write_quorum = 2};
   const router::Placement placement = Replicas(2, 2);
-  Freshness freshness(options, placement);
+  Freshness freshness(options, placement, 0);
   EXPECT_EQ(freshness.CompleteAsOf(0, 77), 77);
   v1::PollResponse response;
   response.set_incarnation(1);
