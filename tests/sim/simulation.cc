@@ -20,6 +20,8 @@ namespace {
 // In a healed cluster; besides the period of syncs, by which what failed half-way is found.
 constexpr Time kHealingMax = 45 * kSecond;
 constexpr Time kSyncPeriodWaitedForMax = 60 * kSecond;
+// What was sent or begun before healing has arrived or ended after it.
+constexpr Time kLateMax = 20 * kSecond;
 constexpr int kLastWrites = 10;
 constexpr size_t kTraceEntriesShown = 150;
 
@@ -123,11 +125,14 @@ class Simulation {
     if (knobs_.core.sync_period_us <= kSyncPeriodWaitedForMax) {
       within += knobs_.core.sync_period_us;
     } else {
-      world_.After(world_.random.Between(0, 5) * kSecond, [this] {
+      // What failed half-way is found by a sync that begins after all of it has arrived.
+      within += kLateMax;
+      world_.After(kLateMax, [this] {
         for (const auto& node : cluster_.nodes) node->SyncNow();
       });
-      world_.RunUntil(world_.now() + 5 * kSecond);
     }
+    // Disks go on being stalled by what they have begun.
+    world_.RunUntil(world_.now() + knobs_.stall_max_us);
     Settle(within, "healing");
     Totals& totals = oracle_.totals();
     totals.healed_us = totals.healed_most_us = world_.now() - healed;
