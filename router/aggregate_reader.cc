@@ -58,8 +58,7 @@ class Scan {
         query_(query),
         deadline_(deadline),
         totals_(query),
-        failed_(placement_.instances.size()),
-        turn_(nodes.NextTurn()) {}
+        failed_(placement_.instances.size()) {}
 
   absl::StatusOr<std::vector<AggregateBucket>> Run() {
     std::vector<ShardId> all(placement_.shards());
@@ -88,31 +87,23 @@ class Scan {
   }
 
  private:
-  // Spreads `open` over as few nodes as a greedy choice finds, those with open circuits only where
-  // nothing else is left. None where a shard has no replica but `banned` ones.
-  std::optional<std::vector<Part>> Plan(std::vector<ShardId> open,
+  // Asks each shard where its writes go: of the first replica whose circuit is closed. So a caller
+  // reads what it wrote by the same gateway while nothing fails. None where a shard has no replica
+  // but `banned` ones.
+  std::optional<std::vector<Part>> Plan(const std::vector<ShardId>& open,
                                         const std::vector<bool>& banned) const {
+    std::vector<std::vector<ShardId>> asked(placement_.instances.size());
+    for (const ShardId shard : open) {
+      const std::vector<uint32_t> choices = Choices(shard, banned);
+      if (choices.empty()) return std::nullopt;
+      asked[choices.front()].push_back(shard);
+    }
     std::vector<Part> parts;
-    const size_t instances = placement_.instances.size();
-    while (!open.empty()) {
-      std::vector<std::vector<ShardId>> covers(instances);
-      for (const ShardId shard : open) {
-        const std::vector<uint32_t> choices = Choices(shard, banned);
-        if (choices.empty()) return std::nullopt;
-        for (const uint32_t instance : choices) covers[instance].push_back(shard);
-      }
-      size_t best = turn_ % instances;
-      for (size_t i = 0; i < instances; ++i) {
-        const size_t candidate = (turn_ + i) % instances;
-        if (covers[candidate].size() > covers[best].size()) best = candidate;
-      }
-      std::vector<ShardId> rest;
-      std::set_difference(open.begin(), open.end(), covers[best].begin(), covers[best].end(),
-                          std::back_inserter(rest));
-      open = std::move(rest);
+    for (uint32_t instance = 0; instance < asked.size(); ++instance) {
+      if (asked[instance].empty()) continue;
       Part& part = parts.emplace_back();
-      part.instance = static_cast<uint32_t>(best);
-      part.shards = std::move(covers[best]);
+      part.instance = instance;
+      part.shards = std::move(asked[instance]);
     }
     return parts;
   }
@@ -196,7 +187,6 @@ class Scan {
   const absl::Time deadline_;
   AggregateTotals totals_;
   std::vector<bool> failed_;  // by instance: its last answer was an error
-  const size_t turn_;
   absl::Status error_ = absl::DeadlineExceededError("no answer in time");
   ScanCalls calls_;
   std::vector<Part> parts_;
