@@ -51,6 +51,10 @@ void Freshness::Polled(uint32_t index, const v1::PollResponse& response, Instant
   Peer& peer = peers_[index];
   peer.reachable = true;
   if (sent < peer.polled) return;  // overtaken by a later one
+  if (response.incarnation() != peer.incarnation) {
+    peer.was_unjoined.clear();
+    peer.was_unjoined.insert(response.unjoined_shards().begin(), response.unjoined_shards().end());
+  }
   if (response.incarnation() != peer.incarnation || response.lane_session() != peer.lane_session) {
     peer.incarnation = response.incarnation();
     peer.lane_session = response.lane_session();
@@ -140,7 +144,7 @@ bool Freshness::NeedsSync(uint32_t index, ShardId shard, Instant now) const {
   if (sync == nullptr || sync->begun < now - options_.sync_period_us) return true;
   if (sync->incarnation != peers_[index].incarnation) return true;
   // What it acknowledged with the help of this node's last process was not sure yet.
-  if (sync->joined && sync->begun < settled_ && now >= settled_) return true;
+  if (!IsSettled(index, shard, *sync) && now >= settled_) return true;
   // It has got back its data since.
   if (!sync->joined && !peers_[index].unjoined.contains(shard)) return true;
   bool gap = false;
@@ -157,8 +161,7 @@ bool Freshness::HoldsAll(ShardId shard) const {
     ++others;
     const Sync* sync = LastSync(other, shard);
     if (sync == nullptr || sync->begun < peers_[other].session_began ||
-        sync->incarnation != peers_[other].incarnation ||
-        (sync->joined && sync->begun < settled_)) {
+        sync->incarnation != peers_[other].incarnation || !IsSettled(other, shard, *sync)) {
       return;
     }
     ++synced;

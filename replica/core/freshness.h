@@ -82,6 +82,9 @@ class Freshness {
     Instant polled = kNever;         // when the last answered poll was sent
     std::vector<uint64_t> received;
     absl::flat_hash_set<ShardId> unjoined;
+    // Shards of which it was not whole when first heard of: it had coordinated nothing then, so it
+    // holds no vote of the process that ran here before.
+    absl::flat_hash_set<ShardId> was_unjoined;
   };
   struct Sync {
     Instant begun = kNever;
@@ -91,6 +94,11 @@ class Freshness {
   };
 
   const Sync* LastSync(uint32_t peer, ShardId shard) const;
+  // Whether nothing that the peer held of the shard at the sync can be acknowledged later by a vote
+  // of the process that ran here before.
+  bool IsSettled(uint32_t peer, ShardId shard, const Sync& sync) const {
+    return sync.begun >= settled_ || peers_[peer].was_unjoined.contains(shard);
+  }
   bool IsSilent(const Peer& peer, Instant now) const;
   // Whether the peer has taken something from `coordinator` since it was synced from.
   bool TookSince(const Peer& peer, const Sync& sync, uint32_t coordinator) const;

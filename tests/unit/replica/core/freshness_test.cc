@@ -176,6 +176,21 @@ TEST_F(FreshnessTest, AnEmptyDiskWaitsUntilVotesOfTheOneBeforeCountNoMore) {
   EXPECT_TRUE(freshness.HoldsAll(0));
 }
 
+TEST_F(FreshnessTest, InANewClusterNobodyHasToWait) {
+  Freshness freshness(options_, placement_, 100);
+  v1::PollResponse response;
+  response.set_incarnation(1);
+  response.add_unjoined_shards(0);
+  for (const uint32_t peer : {1, 2}) freshness.Polled(peer, response, 101, 102);
+  response.clear_unjoined_shards();
+  freshness.Polled(1, response, 103, 104);  // it was faster
+  for (const uint32_t peer : {1, 2}) {
+    freshness.Synced(peer, 0, 105, freshness.KnownOf(peer), 1,
+                     std::make_shared<std::vector<uint64_t>>(3));
+  }
+  EXPECT_TRUE(freshness.HoldsAll(0));
+}
+
 TEST(FreshnessOfTwoTest, WhereEveryReplicaIsInEveryQuorumNothingCanBeMissing) {
   const CoreOptions options = {.self = 0, .write_quorum = 2};
   const router::Placement placement = Replicas(2, 2);
