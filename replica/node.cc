@@ -40,6 +40,9 @@ ABSL_FLAG(uint32_t, retention_s, 86'400,
 ABSL_FLAG(uint32_t, future_max_s, 86'400,
           "tags further ahead of the clock are refused, in seconds");
 ABSL_FLAG(uint32_t, block_cache_mib, 256, "RocksDB's block cache, filters and indexes included");
+ABSL_FLAG(uint32_t, disk_reserve_mib, 256,
+          "events are refused while less is free on the disk, which leaves it to retention and "
+          "compaction");
 ABSL_FLAG(uint32_t, write_buffer_mib, 64, "each memtable of RocksDB");
 ABSL_FLAG(std::string, log_level, "info", "debug, info, warn or error");
 
@@ -84,6 +87,7 @@ absl::StatusOr<StoreOptions> StoreOptionsOfFlags(std::string_view service) {
     return absl::InvalidArgumentError(absl::StrCat("--wal: '", wal, "' is neither sync nor async"));
   }
   options.sync_wal = wal == "sync";
+  options.disk_reserve_bytes = uint64_t{absl::GetFlag(FLAGS_disk_reserve_mib)} << 20;
   options.retention = absl::Seconds(absl::GetFlag(FLAGS_retention_s));
   options.block_cache_bytes = size_t{absl::GetFlag(FLAGS_block_cache_mib)} << 20;
   options.write_buffer_bytes = size_t{absl::GetFlag(FLAGS_write_buffer_mib)} << 20;

@@ -2,9 +2,11 @@
 #include "replica/store.h"
 
 #include <rocksdb/write_batch.h>
+#include <sys/statvfs.h>
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "replica/store_internal.h"
@@ -19,12 +21,12 @@ Store::~Store() { Close(); }
 void Store::Close() {
   if (db_ == nullptr) return;
   view_.Close();
-  if (!healthy() && !db_->Resume().ok()) {
+  if (db_failed_.load() || Property("rocksdb.background-errors") > 0) {
     // RocksDB cannot end in order after a write that failed half-way. What is durable is; it is
     // left as a crash would leave it, referenced so that it is no leak.
-    static std::vector<rocksdb::DB*> abandoned;
-    abandoned.push_back(db_.release());
-    column_families_.clear();
+    using Abandoned = std::pair<rocksdb::DB*, std::vector<rocksdb::ColumnFamilyHandle*>>;
+    static auto& abandoned = *std::make_unique<std::vector<Abandoned>>().release();
+    abandoned.emplace_back(db_.release(), std::exchange(column_families_, {}));
     rpc::LogWarn("the disk refuses writes; left as after a crash", {{"path", options_.path}});
     return;
   }
@@ -145,6 +147,10 @@ void Store::StageBuckets(Staged& staged) const {
 }
 
 absl::Status Store::Commit(absl::Span<const LogEntry> entries) {
+  if (!HasRoom()) {
+    return absl::UnavailableError(absl::StrCat("less than ", options_.disk_reserve_bytes >> 20,
+                                               " MiB are free on the disk of ", options_.path));
+  }
   absl::StatusOr<Staged> staged = Stage(entries);
   if (!staged.ok()) return staged.status();
   if (staged->fresh.empty()) return absl::OkStatus();
@@ -193,11 +199,20 @@ void Store::StageBucket(int64_t minute, ShardId shard, const Bucket& bucket,
   }
 }
 
+bool Store::HasRoom() {
+  struct statvfs disk {};
+  // Where the question fails, the write will tell.
+  const bool room = statvfs(options_.path.c_str(), &disk) != 0 ||
+                    uint64_t{disk.f_bavail} * disk.f_frsize >= options_.disk_reserve_bytes;
+  has_room_.store(room);
+  return room;
+}
+
 absl::Status Store::Write(rocksdb::WriteBatch& batch) {
   rocksdb::WriteOptions write;
   write.sync = options_.sync_wal;
   const rocksdb::Status status = db_->Write(write, &batch);
-  healthy_.store(status.ok(), std::memory_order_relaxed);
+  db_failed_.store(!status.ok());
   if (status.ok()) return absl::OkStatus();
   return absl::UnavailableError(absl::StrCat("the disk refuses a write: ", status.ToString()));
 }

@@ -41,6 +41,9 @@ struct StoreOptions {
   std::string service;  // "profile" or "aggregate"; a folder of the other one is refused
   uint32_t shards = router::kShardsDefault;
   bool sync_wal = true;
+  // Commits are refused while less than this is free on the disk. RocksDB's own flushes and
+  // compactions need room too, and a log of its that failed half-way can only be opened anew.
+  uint64_t disk_reserve_bytes = 0;
   // Both of the logical time that is kept and of the wall time that an event stays after it was
   // accepted.
   absl::Duration retention = absl::Hours(24);
@@ -138,7 +141,7 @@ class Store final : public LogReader, public DigestSource {
   // A random id that the data folder got when it was made.
   const std::string& store_id() const { return store_id_; }
   // Whether the last commit was stored; false while the disk refuses writes. Thread-safe.
-  bool healthy() const { return healthy_.load(std::memory_order_relaxed); }
+  bool healthy() const { return !db_failed_.load() && has_room_.load(); }
   // A RocksDB integer property, summed over column families (0 where unknown). Thread-safe.
   uint64_t Property(const std::string& name) const;
   // What the block cache holds, which all column families share. Thread-safe.
@@ -181,6 +184,8 @@ class Store final : public LogReader, public DigestSource {
   absl::Status StageRemoval(const LogEntry& by, int64_t minute, Staged& staged) const;
   void StageBuckets(Staged& staged) const;
   absl::Status Write(rocksdb::WriteBatch& batch);
+  // Looks whether the disk has more than its reserve.
+  bool HasRoom();
   void StageBucket(int64_t minute, ShardId shard, const Bucket& bucket,
                    rocksdb::WriteBatch& batch) const;
 
@@ -209,7 +214,8 @@ class Store final : public LogReader, public DigestSource {
   std::unique_ptr<rocksdb::DB> db_;
   std::vector<rocksdb::ColumnFamilyHandle*> column_families_;
   std::string store_id_;
-  std::atomic<bool> healthy_{true};
+  std::atomic<bool> db_failed_{false};  // a write of RocksDB's failed
+  std::atomic<bool> has_room_{true};
 
   mutable absl::Mutex mutex_;
   BucketIndex buckets_ ABSL_GUARDED_BY(mutex_);

@@ -20,12 +20,11 @@ constexpr int kMarginDivisor = 24;
 }  // namespace
 
 bool Store::Maintain() {
-  // RocksDB refuses all writes after one failed; once the cause has gone (room on the disk), it
-  // goes on where it was.
-  if (!healthy() && db_->Resume().ok()) healthy_.store(true, std::memory_order_relaxed);
+  // RocksDB refuses all writes after one failed; once the cause has gone, it goes on where it was.
+  if (HasRoom() && db_failed_.load() && db_->Resume().ok()) db_failed_.store(false);
   int64_t minute = 0;
   uint32_t taken_through_s = 0;
-  if (!healthy() || !MinuteToTake(&minute, &taken_through_s)) return false;
+  if (db_failed_.load() || !MinuteToTake(&minute, &taken_through_s)) return false;
   return TakeMinute(minute, taken_through_s).ok();
 }
 

@@ -17,6 +17,8 @@ namespace {
 
 // No attempt waits longer for an answer, so that a hung node leaves time for another one.
 constexpr absl::Duration kAttemptMax = absl::Seconds(1);
+// Where a node answers that an event has too few replicas just now.
+constexpr absl::Duration kRetryDelay = absl::Milliseconds(100);
 
 // A tick that came late (the process was paused, or starved) says nothing of the instance: no tick
 // counts for more.
@@ -176,8 +178,9 @@ void Lane::GiveBack(Batch& batch, const grpc::Status& status) {
   if (status.ok()) {
     for (const v1::WriteFailure& failure : batch.response->failures()) {
       if (failure.index() >= outcomes.size()) continue;
-      outcomes[failure.index()] =
-          absl::Status(static_cast<absl::StatusCode>(failure.code()), failure.message());
+      absl::Status outcome(static_cast<absl::StatusCode>(failure.code()), failure.message());
+      if (absl::IsUnavailable(outcome)) outcome = rpc::WithRetryDelay(outcome, kRetryDelay);
+      outcomes[failure.index()] = std::move(outcome);
     }
   }
   const bool never_arrived = NeverArrived(status);

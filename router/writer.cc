@@ -171,7 +171,10 @@ class LaneWriter final : public Writer, private Lane::Owner {
       maybe_stored = hedge->maybe_stored;
     }
     failures_total_.Increment();
-    if (IsRetryable(status) && maybe_stored) {
+    // A node that answers, for want of replicas say, is to be asked again; without an answer nobody
+    // knows.
+    const bool answered = rpc::RetryDelayOf(status) > absl::ZeroDuration();
+    if (IsRetryable(status) && maybe_stored && !(absl::IsUnavailable(status) && answered)) {
       write.done->Done(absl::DeadlineExceededError(absl::StrCat(
           "no answer in time; the tag may be stored or not (", status.message(), ")")));
     } else if (IsRetryable(status)) {

@@ -74,7 +74,14 @@ absl::Status Core::Write(WriteId id, absl::Span<const EventRef> events, Instant 
   for (uint32_t i = 0; i < events.size(); ++i) {
     for (const router::Replica& replica : placement_.replicas[events[i]->shard]) {
       if (replica.instance == options_.self) continue;
-      peers_[replica.instance]->lane.Push({events[i], id, i, now});
+      // Who has just failed is not waited for: where it would be needed, another coordinator may
+      // reach it.
+      PeerLane& lane = peers_[replica.instance]->lane;
+      const bool failing = lane.IsFailing();
+      lane.Push({events[i], id, i, now, failing});
+      if (!failing) continue;
+      quorum_.CountOut(id, i, absl::UnavailableError("a replica does not answer"),
+                       actions.outcomes);
     }
   }
   PumpLanes(now, actions);

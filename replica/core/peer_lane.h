@@ -49,6 +49,8 @@ class PeerLane {
   // Begins a new session for another reason: the peer refused an event for good.
   void NewSession() { ++session_; }
 
+  // Whether the last batch failed and none has succeeded since.
+  bool IsFailing() const { return pause_us_ > 0; }
   uint64_t session() const { return session_; }
   uint64_t drops() const { return drops_; }
   uint64_t owed_events() const { return owed_events_; }

@@ -271,7 +271,7 @@ def test_a_full_disk_of_one_node_fails_no_request_and_loses_nothing(fresh_cluste
     disk.mkdir()
     cluster = fresh_cluster(
         gateways=2, prefixes={full: ["unshare", "--mount", "sh", "-c", script, "sh", str(disk), full]},
-        extra_args={full: [f"--data={disk}/{full}", "--write_buffer_mib=4"]})
+        extra_args={full: [f"--data={disk}/{full}", "--write_buffer_mib=4", "--disk_reserve_mib=64"]})
     ballast = pathlib.Path(f"/proc/{cluster.entry(full)['pid']}/root{disk}/ballast")
     gateway = Gateway(cluster.http[0])
     heavy = []  # much for the disk: RocksDB has reserved some room for its log beforehand
