@@ -67,6 +67,7 @@ absl::Status Core::Write(WriteId id, absl::Span<const EventRef> events, Instant 
   peers.reserve(events.size());
   for (const EventRef& event : events) {
     if (!joined_[event->shard]) return CheckJoined(event->shard);
+    if (absl::Status status = CheckQuorum(event->shard); !status.ok()) return status;
     peers.push_back(static_cast<uint8_t>(placement_.replicas[event->shard].size() - 1));
   }
   deadline = std::min(deadline, now + options_.write_timeout_max_us);
@@ -74,14 +75,7 @@ absl::Status Core::Write(WriteId id, absl::Span<const EventRef> events, Instant 
   for (uint32_t i = 0; i < events.size(); ++i) {
     for (const router::Replica& replica : placement_.replicas[events[i]->shard]) {
       if (replica.instance == options_.self) continue;
-      // Who has just failed is not waited for: where it would be needed, another coordinator may
-      // reach it.
-      PeerLane& lane = peers_[replica.instance]->lane;
-      const bool failing = lane.IsFailing();
-      lane.Push({events[i], id, i, now, failing});
-      if (!failing) continue;
-      quorum_.CountOut(id, i, absl::UnavailableError("a replica does not answer"),
-                       actions.outcomes);
+      peers_[replica.instance]->lane.Push({events[i], id, i, now});
     }
   }
   PumpLanes(now, actions);
@@ -223,6 +217,7 @@ void Core::CallEnded(CallId id, const absl::Status& status, PeerResponse respons
     const auto* answer = std::get_if<v1::PollResponse>(&response);
     if (status.ok() && answer != nullptr) {
       freshness_.Polled(peer.index, *answer, call.sent, now);
+      peer.lane.Reached();
     } else {
       freshness_.PollFailed(peer.index);
     }
@@ -366,6 +361,19 @@ void Core::JoinWhatIsComplete(Instant, Actions& actions) {
 
 // --- who may serve
 // --------------------------------------------------------------------------------
+
+absl::Status Core::CheckQuorum(ShardId shard) const {
+  uint32_t answering = 0;
+  for (const router::Replica& replica : placement_.replicas[shard]) {
+    const bool fails =
+        replica.instance != options_.self && peers_[replica.instance]->lane.IsFailing();
+    if (!fails) ++answering;
+  }
+  if (answering >= options_.write_quorum) return absl::OkStatus();
+  return absl::UnavailableError(absl::StrCat("only ", answering, " replicas of shard ", shard,
+                                             " answer, which are fewer than ",
+                                             options_.write_quorum));
+}
 
 absl::Status Core::CheckJoined(ShardId shard) const {
   if (joined_[shard]) return absl::OkStatus();

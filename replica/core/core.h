@@ -46,8 +46,9 @@ class Core {
   // --- writes that this node coordinates ---------------------------------------------------------
 
   // Takes a write: the caller then stores the events (Stored follows) while the peers' lanes carry
-  // them. kUnavailable, with nothing taken: this node holds back because it is not yet a full
-  // replica of one of the shards. kResourceExhausted: too many events wait for their quorum.
+  // them. kUnavailable, with nothing taken: this node is not yet a full replica of one of the
+  // shards, or knows that too few others answer. kResourceExhausted: too many events wait for their
+  // quorum.
   absl::Status Write(WriteId id, absl::Span<const EventRef> events, Instant deadline, Instant now,
                      Actions& actions);
   // The local commit of a write ended.
@@ -102,6 +103,7 @@ class Core {
  private:
   struct Peer;
 
+  absl::Status CheckQuorum(ShardId shard) const;
   void PumpLanes(Instant now, Actions& actions);
   void SendPolls(Instant now, Actions& actions);
   void StartSessions(Instant now, Actions& actions);

@@ -49,7 +49,12 @@ class PeerLane {
   // Begins a new session for another reason: the peer refused an event for good.
   void NewSession() { ++session_; }
 
-  // Whether the last batch failed and none has succeeded since.
+  // The peer answers otherwise: what is owed is sent at once.
+  void Reached() {
+    pause_us_ = 0;
+    retry_at_ = kNever;
+  }
+  // Whether the last batch failed, and the peer has not answered since.
   bool IsFailing() const { return pause_us_ > 0; }
   uint64_t session() const { return session_; }
   uint64_t drops() const { return drops_; }
