@@ -27,12 +27,13 @@ def run(program, *arguments, env=None):
 
 def node_arguments(folder, **overrides):
     flags = {"id": "n0", "listen": "127.0.0.1:0", "metrics": "127.0.0.1:0", "data": str(folder / "data"),
-             "instances": "n0=127.0.0.1:7001", **overrides}
+             "instances": "n0=127.0.0.1:7001", "rf": 1, **overrides}
     return [f"--{name}={value}" for name, value in flags.items()]
 
 
 def gateway_arguments(**overrides):
-    flags = {"listen": "127.0.0.1:0", "profiles": "p0=127.0.0.1:7001", "aggregates": "a0=127.0.0.1:7002", **overrides}
+    flags = {"listen": "127.0.0.1:0", "profiles": "p0=127.0.0.1:7001", "aggregates": "a0=127.0.0.1:7002", "rf": 1,
+             **overrides}
     return [f"--{name}={value}" for name, value in flags.items()]
 
 

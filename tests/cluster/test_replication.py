@@ -172,7 +172,7 @@ def test_a_node_that_has_not_got_its_data_back_says_so_and_answers_no_read(fresh
         assert refused.value.details()
     answer = gateway.post_tag(make_tag())
     assert answer.status in (503, 504), "one joined replica is no quorum"
-    assert answer.problem()["detail"] and "retry-after" in answer.headers
+    assert answer.problem()["detail"]
     for away, wiped in (("p0", "p1"), ("a0", "a1")):
         cluster.restart(away)
         cluster.wait_serving(away, wiped)
@@ -190,7 +190,7 @@ def test_two_replicas_that_both_must_store_refuse_tags_and_answer_queries_while_
         cluster.kill(down)
         answer = gateway.post_tag(make_tag())
         assert answer.status in (503, 504)
-        assert int(answer.headers["retry-after"]) >= 0 and answer.problem()["detail"]
+        assert answer.problem()["detail"]
         # Every acknowledged tag is on both: one alone answers for as long as it likes.
         for _ in range(3):
             tags.check_gateway(gateway, "one")
