@@ -27,6 +27,25 @@ void FinishWithDelay(grpc::ServerUnaryReactor* reactor, const absl::Status& stat
   reactor->Finish(rpc::ToGrpc(status.ok() ? status : rpc::WithRetryDelay(status, kRetryDelay)));
 }
 
+// The valid events of a call; null, with the call ended, where there is nothing to be stored.
+template <typename Request, typename Response>
+std::shared_ptr<const Incoming> Take(const NodeContext& context, const Replicator& replicator,
+                                     grpc::ServerUnaryReactor* reactor, const Request& request,
+                                     Response& response) {
+  const absl::Status status = CheckPlacementVersion(context, request.placement_version());
+  if (!status.ok()) {
+    reactor->Finish(rpc::ToGrpc(status));
+    return nullptr;
+  }
+  auto incoming = TakeEvents(request.events(), replicator.holds(),
+                             [&](uint32_t position, const absl::Status& why) {
+                               AddFailure(position, why, *response.mutable_failures());
+                             });
+  if (!incoming->entries.empty()) return incoming;
+  reactor->Finish(grpc::Status::OK);
+  return nullptr;
+}
+
 }  // namespace
 
 ReplicaServiceImpl::ReplicaServiceImpl(const NodeContext& context, Replicator& replicator,
@@ -40,20 +59,9 @@ grpc::ServerUnaryReactor* ReplicaServiceImpl::Write(grpc::CallbackServerContext*
                                                     const v1::WriteRequest* request,
                                                     v1::WriteResponse* response) {
   grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
-  absl::Status status = CheckPlacementVersion(context_, request->placement_version());
-  if (!status.ok()) {
-    reactor->Finish(rpc::ToGrpc(status));
-    return reactor;
-  }
-  auto incoming = TakeEvents(request->events(), replicator_.holds(),
-                             [&](uint32_t position, const absl::Status& why) {
-                               AddFailure(position, why, *response->mutable_failures());
-                             });
-  if (incoming->entries.empty()) {
-    reactor->Finish(grpc::Status::OK);
-    return reactor;
-  }
-  status = replicator_.Write(
+  auto incoming = Take(context_, replicator_, reactor, *request, *response);
+  if (incoming == nullptr) return reactor;
+  const absl::Status status = replicator_.Write(
       incoming, absl::FromChrono(call->deadline()),
       [reactor, response, incoming](const std::vector<absl::Status>& failures) {
         if (failures.size() == 1 && incoming->position.size() > 1) {
@@ -73,20 +81,9 @@ grpc::ServerUnaryReactor* ReplicaServiceImpl::Replicate(grpc::CallbackServerCont
                                                         const v1::ReplicateRequest* request,
                                                         v1::ReplicateResponse* response) {
   grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
-  absl::Status status = CheckPlacementVersion(context_, request->placement_version());
-  if (!status.ok()) {
-    reactor->Finish(rpc::ToGrpc(status));
-    return reactor;
-  }
-  auto incoming = TakeEvents(request->events(), replicator_.holds(),
-                             [&](uint32_t position, const absl::Status& why) {
-                               AddFailure(position, why, *response->mutable_failures());
-                             });
-  if (incoming->entries.empty()) {
-    reactor->Finish(grpc::Status::OK);
-    return reactor;
-  }
-  status = replicator_.Store(
+  auto incoming = Take(context_, replicator_, reactor, *request, *response);
+  if (incoming == nullptr) return reactor;
+  const absl::Status status = replicator_.Store(
       request->from_instance(), std::move(incoming),
       [reactor, response](const absl::Status& stored, const v1::ReplicateResponse& answer) {
         *response->mutable_unjoined_shards() = answer.unjoined_shards();

@@ -179,7 +179,7 @@ void Core::Tick(Instant now, Actions& actions) {
   for (const ShardId shard : std::exchange(wanted_next_, {})) wanted_[shard] = now;
   PumpLanes(now, actions);
   SendPolls(now, actions);
-  JoinWhatIsComplete(now, actions);
+  JoinWhatIsComplete(actions);
   if (now >= sync_allowed_at_) {
     for (const std::unique_ptr<Peer>& peer : peers_) {
       if (peer == nullptr || std::holds_alternative<std::monostate>(peer->put_off)) continue;
@@ -344,7 +344,7 @@ void Core::EndSession(Peer& peer, bool failed, Instant now) {
   peer.put_off = {};
 }
 
-void Core::JoinWhatIsComplete(Instant, Actions& actions) {
+void Core::JoinWhatIsComplete(Actions& actions) {
   RecordJoined record;
   for (const ShardId shard : shards_) {
     if (joined_[shard] || joining_[shard] || !freshness_.HoldsAll(shard)) continue;

@@ -113,7 +113,7 @@ class Core {
   void Do(Peer& peer, SyncSession::Next next, Instant now, Actions& actions);
   void NotePulled(Peer& peer);
   void EndSession(Peer& peer, bool failed, Instant now);
-  void JoinWhatIsComplete(Instant now, Actions& actions);
+  void JoinWhatIsComplete(Actions& actions);
 
   const CoreOptions options_;
   const router::Placement& placement_;
