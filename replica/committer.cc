@@ -82,6 +82,15 @@ Committer::Work Committer::TakeWork(absl::Time deadline) {
                                },
                                this),
                            deadline);
+  if (!queue_.empty()) {
+    mutex_.AwaitWithDeadline(
+        absl::Condition(
+            +[](Committer* self) ABSL_EXCLUSIVE_LOCKS_REQUIRED(self->mutex_) {
+              return self->queued_events_ >= self->options_.large_batch_events || self->stopping_;
+            },
+            this),
+        gathers_until_);
+  }
   Work work;
   work.batch = TakeBatch();
   if (!tasks_.empty()) {
@@ -131,7 +140,10 @@ void Committer::RunWork() {
   absl::Time next_maintain = absl::Now() + options_.maintain_period;
   while (true) {
     Work work = TakeWork(next_maintain);
-    if (!work.batch.empty()) CommitBatch(std::move(work.batch));
+    if (!work.batch.empty()) {
+      CommitBatch(std::move(work.batch));
+      gathers_until_ = absl::Now() + options_.gather_time;
+    }
     if (work.task) work.task();
     if (absl::Now() >= next_maintain) {
       const bool more = store_.Maintain();

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Group commit: one thread owns the store's writes, takes what has queued up, commits it with one
-// WAL sync, and answers all of it. Other work that only the store's single writer may do runs on
-// the same thread, between commits.
+// WAL sync, and answers all of it. Idle, it commits at once; busy, it gathers. Other work that only
+// the store's single writer may do runs on the same thread, between commits.
 #pragma once
 
 #include <cstdint>
@@ -35,6 +35,10 @@ struct CommitterOptions {
   size_t queue_events_max = 50'000;
   // Entries that one WriteBatch takes, but for one submission that is larger by itself.
   size_t batch_events_max = 2'000;
+  // How long after a commit the next one is gathered, where less than large_batch_events wait: a
+  // sync costs the same for one as for a hundred.
+  absl::Duration gather_time = absl::Milliseconds(2);
+  size_t large_batch_events = 64;
   // Tasks that may wait; beyond, Run refuses.
   size_t tasks_max = 1'000;
   // How often Maintain and `tick` run.
@@ -86,8 +90,9 @@ class Committer {
   size_t queued_events_ ABSL_GUARDED_BY(mutex_) = 0;
   std::deque<std::function<void()>> tasks_ ABSL_GUARDED_BY(mutex_);
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
-  std::thread thread_;       // joined by Stop
-  std::thread tick_thread_;  // joined by Stop
+  absl::Time gathers_until_ = absl::InfinitePast();  // of the thread
+  std::thread thread_;                               // joined by Stop
+  std::thread tick_thread_;                          // joined by Stop
 };
 
 }  // namespace allezon::replica

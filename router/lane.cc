@@ -72,26 +72,47 @@ Lane::Lane(std::string_view service, Channels& channels, uint32_t instance, std:
 Lane::~Lane() { Stop(); }
 
 bool Lane::Push(PendingWrite& write) {
-  std::unique_ptr<Batch> batch;
-  std::vector<PendingWrite> expired;
+  Step step;
   {
     absl::MutexLock lock(&mutex_);
     if (stopping_ || queue_.size() >= options_.queue_events_max) return false;
     queue_.push_back(std::move(write));
-    batch = TakeBatch(&expired);
+    step = Look();
   }
-  Expire(std::move(expired));
-  if (batch != nullptr) Send(std::move(batch));
+  Do(std::move(step));
   return true;
 }
 
-std::unique_ptr<Lane::Batch> Lane::TakeBatch(std::vector<PendingWrite>* expired) {
+void Lane::Flush() {
+  Step step;
+  {
+    absl::MutexLock lock(&mutex_);
+    flush_is_due_ = false;
+    step = Look();
+  }
+  Do(std::move(step));
+}
+
+Lane::Step Lane::Look() {
+  Step step;
   if (stopping_ || queue_.empty() ||
       in_flight_.size() >= static_cast<size_t>(options_.batches_in_flight_max)) {
-    return nullptr;
+    return step;
   }
-  auto batch = std::make_unique<Batch>();
   const absl::Time now = absl::Now();
+  if (queue_.size() < options_.large_batch_events) {
+    if (!in_flight_.empty()) return step;
+    if (now < gathers_until_) {
+      if (!std::exchange(flush_is_due_, true)) step.flush_at = gathers_until_;
+      return step;
+    }
+  }
+  step.batch = TakeBatch(now, step.expired);
+  return step;
+}
+
+std::unique_ptr<Lane::Batch> Lane::TakeBatch(absl::Time now, std::vector<PendingWrite>& expired) {
+  auto batch = std::make_unique<Batch>();
   size_t bytes = 0;
   absl::Time latest = now;
   while (!queue_.empty() && batch->writes.size() < options_.batch_events_max &&
@@ -99,7 +120,7 @@ std::unique_ptr<Lane::Batch> Lane::TakeBatch(std::vector<PendingWrite>* expired)
     PendingWrite write = std::move(queue_.front());
     queue_.pop_front();
     if (write.deadline <= now || write.was_told()) {
-      expired->push_back(std::move(write));
+      expired.push_back(std::move(write));
       continue;
     }
     bytes += write.event->tag.size();
@@ -113,6 +134,12 @@ std::unique_ptr<Lane::Batch> Lane::TakeBatch(std::vector<PendingWrite>* expired)
   in_flight_.insert(batch.get());
   ++running_;
   return batch;
+}
+
+void Lane::Do(Step step) {
+  if (step.batch != nullptr) Send(std::move(step.batch));
+  Expire(std::move(step.expired));
+  if (step.flush_at != absl::InfiniteFuture()) owner_.FlushAt(instance_, step.flush_at);
 }
 
 void Lane::Expire(std::vector<PendingWrite> expired) {
@@ -140,18 +167,17 @@ void Lane::Send(std::unique_ptr<Batch> batch) {
 
 void Lane::Received(Batch* received, const grpc::Status& status) {
   const std::unique_ptr<Batch> batch(received);
-  // The next batch leaves before this one's writers are woken up.
-  std::unique_ptr<Batch> next;
-  std::vector<PendingWrite> expired;
+  // Where the next batch leaves at once, it leaves before this one's writers are woken up.
+  Step step;
   {
     absl::MutexLock lock(&mutex_);
     in_flight_.erase(received);
-    next = TakeBatch(&expired);
+    gathers_until_ = absl::Now() + options_.gather_time;
+    step = Look();
   }
   Learn(*batch, status);
-  if (next != nullptr) Send(std::move(next));
+  Do(std::move(step));
   GiveBack(*batch, status);
-  Expire(std::move(expired));
   absl::MutexLock lock(&mutex_);
   --running_;
 }

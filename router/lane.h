@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // A queue of events to one instance with few batches in flight: idle, it sends at once; busy, it
-// gathers. So batching adapts to the load by itself, without a timer.
+// gathers. The answer to a batch sets many clients free, whose next requests come within a moment:
+// so the lane waits for that long, or the first of them would leave alone, and the others wait for
+// its answer.
 #pragma once
 
 #include <grpcpp/generic/generic_stub.h>
@@ -44,6 +46,8 @@ struct PendingWrite {
   // Whether an attempt failed in a way that may have left the event stored. Set by the lane.
   bool maybe_stored = false;
   bool was_hedged = false;  // a copy of this attempt has been sent elsewhere
+  // What a node answered last that could not take it just then; OK where none did.
+  absl::Status refusal = {};
   std::shared_ptr<Hedge> hedge = nullptr;
 
   bool was_told() const { return hedge != nullptr && hedge->told; }
@@ -60,6 +64,8 @@ class Lane {
     // Whether another instance is likely to store the event sooner than this one, which is overdue.
     // Called with the lane's lock held.
     virtual bool CanGoElsewhere(uint32_t instance, const PendingWrite& write) const = 0;
+    // Asks for a call of the instance's Flush at that time. Called without a lock of the lane held.
+    virtual void FlushAt(uint32_t instance, absl::Time when) = 0;
   };
 
   // `method` is /allezon.v1.ReplicaService/Write or /Replicate, whose messages have the same
@@ -72,6 +78,8 @@ class Lane {
   // Queues an event. False, with `write` untouched, where the queue is full or the lane has
   // stopped. Thread-safe.
   bool Push(PendingWrite& write);
+  // Sends what waits and may go by now. Thread-safe.
+  void Flush();
   // To be called every `tick`. Where a batch in flight is overdue, opens the circuit and returns
   // what is to be sent elsewhere: copies of its events, while it goes on, and the events that wait
   // behind it. Thread-safe.
@@ -83,10 +91,19 @@ class Lane {
  private:
   struct Batch;
 
-  // The next batch, or null where nothing waits; takes a place in flight. What is too late goes to
-  // `expired`.
-  std::unique_ptr<Batch> TakeBatch(std::vector<PendingWrite>* expired)
+  // What came of a look at the queue.
+  struct Step {
+    std::unique_ptr<Batch> batch;       // to be sent, if there is one
+    std::vector<PendingWrite> expired;  // too late
+    // When to look again; only where nothing else leads to that.
+    absl::Time flush_at = absl::InfiniteFuture();
+  };
+
+  Step Look() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Takes a place in flight for the next batch; null where all that waited was too late.
+  std::unique_ptr<Batch> TakeBatch(absl::Time now, std::vector<PendingWrite>& expired)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Do(Step step);
   void Send(std::unique_ptr<Batch> batch);
   void Received(Batch* batch, const grpc::Status& status);
   // Lets circuit and pace know what an answer, or none, says of the instance.
@@ -109,6 +126,9 @@ class Lane {
 
   absl::Mutex mutex_;
   std::deque<PendingWrite> queue_ ABSL_GUARDED_BY(mutex_);
+  // Before it only a batch that is large enough leaves.
+  absl::Time gathers_until_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
+  bool flush_is_due_ ABSL_GUARDED_BY(mutex_) = false;  // the owner was asked for one
   std::unordered_set<Batch*> in_flight_ ABSL_GUARDED_BY(mutex_);
   // Batches whose callback has not ended: longer than in flight, and what Stop waits for.
   size_t running_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -32,6 +32,8 @@ constexpr absl::Duration kOverdueMin = absl::Milliseconds(50);
 constexpr absl::Duration kOverdueMax = absl::Seconds(1);
 // How often to look for overdue ones.
 constexpr absl::Duration kWatchInterval = absl::Milliseconds(10);
+// The writer ends so long before its caller does, who would otherwise not hear why.
+constexpr absl::Duration kAnswerMargin = absl::Milliseconds(20);
 // Copies of one write under way at a time.
 constexpr int kCopiesMax = 4;
 
@@ -46,6 +48,11 @@ bool IsRetryable(const absl::Status& status) {
     default:
       return false;
   }
+}
+
+// Whether a node answered that it cannot take the event just now.
+bool IsRefusal(const absl::Status& status) {
+  return absl::IsUnavailable(status) && rpc::RetryDelayOf(status) > absl::ZeroDuration();
 }
 
 absl::Duration Backoff(uint32_t rounds) {
@@ -77,7 +84,8 @@ class LaneWriter final : public Writer, private Lane::Owner {
       lanes_.push_back(
           std::make_unique<Lane>(service, channels, i, kWriteMethod, options, pace_, owner));
     }
-    watcher_ = std::thread([this] { Watch(); });
+    flush_at_.resize(lanes_.size(), absl::InfiniteFuture());
+    timer_ = std::thread([this] { RunTimer(); });
   }
 
   ~LaneWriter() override {
@@ -85,13 +93,13 @@ class LaneWriter final : public Writer, private Lane::Owner {
       absl::MutexLock lock(&mutex_);
       stopping_ = true;
     }
-    watcher_.join();
+    timer_.join();
     for (PendingWrite& write : retries_.Stop()) Fail(write, ShuttingDown());
     for (const auto& lane : lanes_) lane->Stop();
   }
 
   void Write(EventRef event, absl::Time deadline, std::shared_ptr<WriteDone> done) override {
-    Start(PendingWrite{std::move(event), deadline, std::move(done)});
+    Start(PendingWrite{std::move(event), deadline - kAnswerMargin, std::move(done)});
   }
 
  private:
@@ -149,6 +157,7 @@ class LaneWriter final : public Writer, private Lane::Owner {
     }
     if (write.was_told()) return;
     write.was_hedged = false;
+    if (IsRefusal(status)) write.refusal = status;
     const absl::Time now = absl::Now();
     if (stopping_ || !IsRetryable(status) || now >= write.deadline) return Fail(write, status);
     if (Choose(write)) {
@@ -171,52 +180,87 @@ class LaneWriter final : public Writer, private Lane::Owner {
       maybe_stored = hedge->maybe_stored;
     }
     failures_total_.Increment();
-    // A node that answers, for want of replicas say, is to be asked again; without an answer nobody
-    // knows.
-    const bool answered = rpc::RetryDelayOf(status) > absl::ZeroDuration();
-    if (IsRetryable(status) && maybe_stored && !(absl::IsUnavailable(status) && answered)) {
-      write.done->Done(absl::DeadlineExceededError(absl::StrCat(
+    if (!IsRetryable(status)) return write.done->Done(status);
+    // Nodes that answer, for want of replicas say, are to be asked again, also where the last
+    // attempt came too late; without any answer nobody knows.
+    if (maybe_stored && write.refusal.ok()) {
+      return write.done->Done(absl::DeadlineExceededError(absl::StrCat(
           "no answer in time; the tag may be stored or not (", status.message(), ")")));
-    } else if (IsRetryable(status)) {
-      write.done->Done(rpc::WithRetryDelay(status, kRetryDelay));
-    } else {
-      write.done->Done(status);
+    }
+    write.done->Done(rpc::WithRetryDelay(write.refusal.ok() ? status : write.refusal, kRetryDelay));
+  }
+
+  void FlushAt(uint32_t instance, absl::Time when) override {
+    absl::MutexLock lock(&mutex_);
+    flush_at_[instance] = when;
+    next_flush_ = std::min(next_flush_, when);
+  }
+
+  // Flushes lanes when they are due, and watches them.
+  void RunTimer() {
+    absl::Time watched = absl::Now();
+    while (true) {
+      std::vector<uint32_t> due;
+      absl::Time now;
+      {
+        absl::MutexLock lock(&mutex_);
+        wakes_at_ = std::min(next_flush_, watched + kWatchInterval);
+        mutex_.AwaitWithDeadline(
+            absl::Condition(
+                +[](LaneWriter* self) ABSL_EXCLUSIVE_LOCKS_REQUIRED(self->mutex_) {
+                  return self->stopping_.load() || self->next_flush_ < self->wakes_at_;
+                },
+                this),
+            wakes_at_);
+        if (stopping_) return;
+        now = absl::Now();
+        due = TakeDue(now);
+      }
+      for (const uint32_t instance : due) lanes_[instance]->Flush();
+      if (now < watched + kWatchInterval) continue;
+      Watch(now - watched);
+      watched = now;
     }
   }
 
-  // Sends elsewhere what an instance owes an answer for too long.
-  void Watch() {
-    absl::Time last = absl::Now();
-    while (!AwaitStop(kWatchInterval)) {
-      const absl::Time now = absl::Now();
-      for (const auto& lane : lanes_) {
-        for (PendingWrite& write : lane->TakeOverdue(now - last)) {
-          hedges_total_.Increment();
-          Start(std::move(write));
-        }
+  std::vector<uint32_t> TakeDue(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    std::vector<uint32_t> due;
+    next_flush_ = absl::InfiniteFuture();
+    for (uint32_t i = 0; i < flush_at_.size(); ++i) {
+      if (flush_at_[i] <= now) {
+        due.push_back(i);
+        flush_at_[i] = absl::InfiniteFuture();
       }
-      last = now;
+      next_flush_ = std::min(next_flush_, flush_at_[i]);
     }
+    return due;
   }
-  bool AwaitStop(absl::Duration timeout) {
-    absl::MutexLock lock(&mutex_);
-    return mutex_.AwaitWithTimeout(
-        absl::Condition(
-            +[](std::atomic<bool>* stopping) { return stopping->load(); }, &stopping_),
-        timeout);
+
+  // Sends elsewhere what an instance owes an answer for too long.
+  void Watch(absl::Duration tick) {
+    for (const auto& lane : lanes_) {
+      for (PendingWrite& write : lane->TakeOverdue(tick)) {
+        hedges_total_.Increment();
+        Start(std::move(write));
+      }
+    }
   }
 
   Channels& channels_;
   const Placement& placement_;
-  absl::Mutex mutex_;  // only wakes the watcher
+  absl::Mutex mutex_;  // of the timer
   std::atomic<bool> stopping_ = false;
+  // By lane; the infinite future where no flush is due.
+  std::vector<absl::Time> flush_at_ ABSL_GUARDED_BY(mutex_);
+  absl::Time next_flush_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
+  absl::Time wakes_at_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
   prometheus::Counter& retries_total_;
   prometheus::Counter& hedges_total_;
   prometheus::Counter& failures_total_;
   Pace pace_;
   std::vector<std::unique_ptr<Lane>> lanes_;
   RetryQueue retries_;
-  std::thread watcher_;  // joined by the destructor
+  std::thread timer_;  // joined by the destructor
 };
 
 }  // namespace

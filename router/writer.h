@@ -56,6 +56,11 @@ class WriteGroup : public WriteDone {
 
 struct LaneOptions {
   int batches_in_flight_max = 2;
+  // How long after an answer the next batch is gathered, where less than large_batch_events wait.
+  absl::Duration gather_time = absl::Milliseconds(1);
+  // So many neither wait for that, nor for the answer to the batch before: a small batch costs both
+  // sides more than it is sooner.
+  size_t large_batch_events = 64;
   size_t batch_events_max = 1000;
   size_t batch_bytes_max = 1 << 20;
   size_t queue_events_max = 20'000;

@@ -28,6 +28,7 @@ void PeerLane::Uncount(const Owed& owed) {
 
 void PeerLane::Pump(Instant now, Actions& actions) {
   while (!queue_.empty() && in_flight_.size() < options_.lane_batches_in_flight_max &&
+         (in_flight_.empty() || queue_.size() >= options_.lane_large_batch_events) &&
          now >= retry_at_) {
     Actions::Replicate& call = actions.replicate.emplace_back();
     call.peer = peer_;

@@ -18,20 +18,37 @@ namespace allezon::router {
 namespace {
 
 TEST_F(WriterTest, AnIdleLaneSendsAtOnceAndABusyOneGathers) {
-  Start(1, {.batches_in_flight_max = 2});
+  Start(1, {.batches_in_flight_max = 2, .large_batch_events = 64});
   replicas_[0]->Hold();
   auto outcomes = std::make_shared<Outcomes>();
-  const absl::Time deadline = absl::Now() + absl::Seconds(30);
-  for (int i = 0; i < 2; ++i) {
-    writer_->Write(MakeTestEvent(), deadline, outcomes);
-    replicas_[0]->AwaitCalls(i + 1);
-  }
-  for (int i = 0; i < 100; ++i) writer_->Write(MakeTestEvent(), deadline, outcomes);
+  const auto write = [&](int count) {
+    for (int i = 0; i < count; ++i) {
+      writer_->Write(MakeTestEvent(), absl::Now() + absl::Seconds(30), outcomes);
+    }
+  };
+  write(1);
+  replicas_[0]->AwaitCalls(1);
+  write(64);  // enough to join the one in flight
+  replicas_[0]->AwaitCalls(2);
+  write(30);
   EXPECT_EQ(outcomes->size(), 0u);
   replicas_[0]->Release();
-  for (const absl::Status& status : outcomes->Await(102)) EXPECT_TRUE(status.ok()) << status;
-  EXPECT_EQ(replicas_[0]->batches(), (std::vector<int>{1, 1, 100}));
+  for (const absl::Status& status : outcomes->Await(95)) EXPECT_TRUE(status.ok()) << status;
+  EXPECT_EQ(replicas_[0]->batches(), (std::vector<int>{1, 64, 30}));
   EXPECT_LE(replicas_[0]->in_flight_most(), 2);
+}
+
+TEST_F(WriterTest, WhatComesSoonAfterAnAnswerLeavesTogether) {
+  Start(1, {.gather_time = absl::Milliseconds(300)});
+  auto outcomes = std::make_shared<Outcomes>();
+  const auto write = [&] {
+    writer_->Write(MakeTestEvent(), absl::Now() + absl::Seconds(30), outcomes);
+  };
+  write();
+  outcomes->Await(1);
+  for (int i = 0; i < 10; ++i) write();
+  outcomes->Await(11);
+  EXPECT_EQ(replicas_[0]->batches(), (std::vector<int>{1, 10}));
 }
 
 TEST_F(WriterTest, BatchesKeepTheirBound) {

@@ -79,6 +79,7 @@ TEST_F(PeerLaneTest, PastItsBoundItForgetsWhatWasAnsweredAndBeginsANewSession) {
 
 TEST_F(PeerLaneTest, BatchesThatFailInAnyOrderKeepTheOldestEventFirst) {
   options_.lane_batches_in_flight_max = 2;
+  options_.lane_large_batch_events = 1;
   for (WriteId write = 1; write <= 4; ++write) Push(write, 10 * write);
   const auto batches = Pump(50);
   ASSERT_EQ(batches.size(), 2u);
