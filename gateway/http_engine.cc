@@ -15,7 +15,6 @@ namespace {
 // The exchange that this thread is at; the library's handlers are given no context of ours.
 struct Exchange {
   const Head& head;
-  const Respond& respond;
   Answer& answer;
 };
 thread_local Exchange* current = nullptr;
@@ -69,9 +68,7 @@ class HttpEngine::Library final : public httplib::Server {
  public:
   Library() {
     set_pre_routing_handler([](const httplib::Request&, httplib::Response& out) {
-      Exchange& exchange = *current;
-      exchange.answer = exchange.respond();
-      Response& response = exchange.answer.response;
+      Response& response = current->answer.response;
       out.status = response.status;
       for (const auto& [name, value] : response.headers) out.set_header(name, value);
       if (!response.content_type.empty()) out.set_header("Content-Type", response.content_type);
@@ -90,25 +87,11 @@ class HttpEngine::Library final : public httplib::Server {
       }
       if (out.status == 204) out.headers.erase("Content-Length");
     });
-    // No handler of ours throws; std::bad_alloc may come from anywhere.
-    set_exception_handler(
-        [](const httplib::Request&, httplib::Response& out, std::exception_ptr exception) {
-          std::string what = "unknown";
-          try {
-            std::rethrow_exception(exception);
-          } catch (const std::exception& e) {
-            what = e.what();
-          } catch (...) {
-          }
-          rpc::LogError("a request failed with an exception", {{"what", what}});
-          Fail(out);
-        });
   }
 
-  std::string Run(const Head& head, const Respond& respond, Answer& answer) {
-    Exchange exchange{head, respond, answer};
-    // Until the handler has said otherwise: what goes wrong before it ends the connection.
-    answer.close = true;
+  // The bytes of `answer`, whose body they take.
+  std::string Form(const Head& head, Answer& answer) {
+    Exchange exchange{head, answer};
     current = &exchange;
     MemoryStream stream(LibraryHead(head));
     bool closed = false;
@@ -117,24 +100,47 @@ class HttpEngine::Library final : public httplib::Server {
     current = nullptr;
     return stream.TakeOutput();
   }
-
- private:
-  static void Fail(httplib::Response& out) {
-    Response response =
-        ToResponse({.status = 500, .detail = "the request could not be worked through"});
-    current->answer.close = true;
-    current->answer.response.status = out.status = response.status;
-    out.headers.clear();
-    out.set_header("Content-Type", response.content_type);
-    out.body = std::move(response.body);
-  }
 };
 
-HttpEngine::HttpEngine() : library_(std::make_unique<Library>()) {}
+namespace {
+
+// Whether nothing of the request shows in the answer: what is said to nearly every tag.
+bool IsPlainNoContent(const Head& head, const Answer& answer) {
+  return answer.response.status == 204 && answer.response.headers.empty() && !answer.close &&
+         head.keep_alive && !head.http_1_0 && head.method != "HEAD";
+}
+
+// No handler of ours throws; std::bad_alloc may come from anywhere.
+Answer Ask(const Respond& respond) {
+  std::string what;
+  try {
+    return respond();
+  } catch (const std::exception& e) {
+    what = e.what();
+  } catch (...) {
+    what = "unknown";
+  }
+  rpc::LogError("a request failed with an exception", {{"what", what}});
+  return {
+      .response = ToResponse({.status = 500, .detail = "the request could not be worked through"}),
+      .close = true};
+}
+
+}  // namespace
+
+HttpEngine::HttpEngine() : library_(std::make_unique<Library>()) {
+  Head head;
+  head.method = "POST";
+  head.keep_alive = true;
+  Answer answer;
+  answer.response.status = 204;
+  no_content_ = library_->Form(head, answer);
+}
 HttpEngine::~HttpEngine() = default;
 
 std::string HttpEngine::Run(const Head& head, const Respond& respond, Answer& answer) {
-  return library_->Run(head, respond, answer);
+  answer = Ask(respond);
+  return IsPlainNoContent(head, answer) ? no_content_ : library_->Form(head, answer);
 }
 
 }  // namespace allezon::gateway

@@ -36,7 +36,8 @@ class HttpEngine {
 
  private:
   class Library;
-  std::unique_ptr<Library> library_;
+  const std::unique_ptr<Library> library_;
+  std::string no_content_;  // what the library makes of a plain 204, which is always the same
 };
 
 }  // namespace allezon::gateway

@@ -12,6 +12,7 @@
 #include "absl/flags/flag.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
 #include "gateway/api.h"
 #include "gateway/http_server.h"
 #include "router/channels.h"
@@ -153,6 +154,7 @@ int Run() {
 
 int main(int argc, char** argv) {
   allezon::rpc::BlockTerminationSignals();
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   allezon::rpc::ParseFlags(argc, argv,
                            "allezon-gateway takes user tags and queries over HTTP and JSON.");
   if (!allezon::rpc::InitLog(absl::GetFlag(FLAGS_log_level), absl::GetFlag(FLAGS_id))) {
