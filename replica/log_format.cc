@@ -15,6 +15,7 @@ namespace {
 constexpr size_t kMinuteBytes = 8;
 constexpr size_t kShardBytes = 2;
 constexpr size_t kIdBytes = 16;
+static_assert(kMinuteBytes + kShardBytes == kBucketKeyBytes);
 constexpr uint64_t kSignBit = uint64_t{1} << 63;
 
 static_assert(std::endian::native == std::endian::little, "values are copied as they are");

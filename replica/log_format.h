@@ -48,6 +48,9 @@ struct Bucket {
   void Remove(std::string_view event_id, std::string_view tag);
 };
 
+// What the keys of log and digest begin with: minute and shard.
+inline constexpr size_t kBucketKeyBytes = 10;
+
 std::string LogKey(int64_t minute, router::ShardId shard, std::string_view event_id);
 std::string BucketKey(int64_t minute, router::ShardId shard);
 std::string MinuteKey(int64_t minute);
