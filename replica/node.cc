@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <optional>
 
 #include "absl/flags/flag.h"
 #include "absl/strings/str_cat.h"
@@ -51,6 +52,7 @@ namespace {
 
 // How long a shutdown waits for calls under way.
 constexpr absl::Duration kShutdownGrace = absl::Seconds(5);
+constexpr absl::Duration kWatchPeriod = absl::Seconds(1);
 
 int Fail(std::string_view what, const absl::Status& status) {
   const std::string message(status.message());
@@ -110,8 +112,10 @@ NodeContext MakeContext(router::Channels& channels, router::Writer& writer,
   return context;
 }
 
-// Everything that lives while the node serves; built up and taken down in one order.
-int Serve(const NodeSpec& spec, router::Placement placement, const StoreOptions& store_options) {
+// Everything that lives while the node serves; built up and taken down in one order. The program's
+// exit code; none where it is to start anew.
+std::optional<int> Serve(const NodeSpec& spec, router::Placement placement,
+                         const StoreOptions& store_options) {
   const std::unique_ptr<View> view = spec.make_view(store_options.retention);
   const absl::Time start = absl::Now();
   absl::StatusOr<std::unique_ptr<Store>> store = Store::Open(store_options, *view);
@@ -155,15 +159,17 @@ int Serve(const NodeSpec& spec, router::Placement placement, const StoreOptions&
     (*server)->SetServing(serving);
     rpc::LogInfo(serving ? "serving" : "not serving until compared with the other replicas");
   });
-  const int signal = rpc::WaitForTermination();
-  rpc::LogInfo("shutting down", {{"signal", signal}});
+  std::optional<int> signal;
+  while (!signal && !(*store)->NeedsReopen()) signal = rpc::WaitForTermination(kWatchPeriod);
+  if (signal) rpc::LogInfo("shutting down", {{"signal", *signal}});
+  if (!signal) rpc::LogWarn("starting anew, since a write failed and the disk has room again");
   (*server)->Shutdown(kShutdownGrace);
   replicator.Stop();
   writer.reset();
   committer.Stop();
   (*store)->Close();
   rpc::LogInfo("stopped");
-  return 0;
+  return signal ? std::optional<int>(0) : std::nullopt;
 }
 
 }  // namespace
@@ -183,7 +189,8 @@ int RunNode(int argc, char** argv, const NodeSpec& spec) {
   if (!placement.ok()) return Fail("flags", placement.status());
   absl::StatusOr<StoreOptions> store_options = StoreOptionsOfFlags(spec.service);
   if (!store_options.ok()) return Fail("flags", store_options.status());
-  return Serve(spec, *std::move(placement), *store_options);
+  const std::optional<int> code = Serve(spec, *std::move(placement), *store_options);
+  return code ? *code : Fail("start anew", rpc::StartAnew(argv));
 }
 
 }  // namespace allezon::replica

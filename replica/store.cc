@@ -13,6 +13,14 @@
 #include "rpc/log.h"
 
 namespace allezon::replica {
+namespace {
+
+// A disk that fails again and again must not have the process do nothing but start.
+constexpr absl::Duration kReopenPause = absl::Seconds(5);
+// What an opening may write: the memtables that it makes of the log.
+constexpr uint64_t kReopenBytes = uint64_t{64} << 20;
+
+}  // namespace
 
 Store::Store(StoreOptions options, View& view) : options_(std::move(options)), view_(view) {}
 
@@ -147,7 +155,8 @@ void Store::StageBuckets(Staged& staged) const {
 }
 
 absl::Status Store::Commit(absl::Span<const LogEntry> entries) {
-  if (!HasRoom()) {
+  has_room_.store(HasRoom(options_.disk_reserve_bytes));
+  if (!has_room_.load()) {
     return absl::UnavailableError(absl::StrCat("less than ", options_.disk_reserve_bytes >> 20,
                                                " MiB are free on the disk of ", options_.path));
   }
@@ -199,21 +208,30 @@ void Store::StageBucket(int64_t minute, ShardId shard, const Bucket& bucket,
   }
 }
 
-bool Store::HasRoom() {
+bool Store::HasRoom(uint64_t bytes) const {
   struct statvfs disk {};
   // Where the question fails, the write will tell.
-  const bool room = statvfs(options_.path.c_str(), &disk) != 0 ||
-                    uint64_t{disk.f_bavail} * disk.f_frsize >= options_.disk_reserve_bytes;
-  has_room_.store(room);
-  return room;
+  return statvfs(options_.path.c_str(), &disk) != 0 ||
+         uint64_t{disk.f_bavail} * disk.f_frsize >= bytes;
+}
+
+bool Store::NeedsReopen() const {
+  return db_failed_.load() &&
+         absl::Now() - absl::FromUnixMicros(db_failed_at_us_.load()) > kReopenPause &&
+         HasRoom(std::max(options_.disk_reserve_bytes, kReopenBytes));
 }
 
 absl::Status Store::Write(rocksdb::WriteBatch& batch) {
   rocksdb::WriteOptions write;
   write.sync = options_.sync_wal;
   const rocksdb::Status status = db_->Write(write, &batch);
-  db_failed_.store(!status.ok());
   if (status.ok()) return absl::OkStatus();
+  if (!db_failed_.load()) {
+    db_failed_at_us_.store(absl::ToUnixMicros(absl::Now()));
+    db_failed_.store(true);
+    rpc::LogError("a write failed, and all will until the data folder is opened anew",
+                  {{"path", options_.path}, {"detail", status.ToString()}});
+  }
   return absl::UnavailableError(absl::StrCat("the disk refuses a write: ", status.ToString()));
 }
 

@@ -10,6 +10,7 @@
 #include <rocksdb/cache.h>
 #include <rocksdb/db.h>
 
+#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -63,11 +64,11 @@ class Store final : public LogReader, public DigestSource {
   // Adds the entries that are not yet in the set, durably (unless sync_wal is off); those that are,
   // are as good as added. Of several events with one idempotency key and different tags the one
   // with the smallest content hash is in the set (log_format.h); one that was there before makes
-  // way. kUnavailable: none was added; a later Maintain may repair the disk's
-  // fault. Single writer.
+  // way. kUnavailable: none was added; the disk has no room, or NeedsReopen() tells more. Single
+  // writer.
   absl::Status Commit(absl::Span<const LogEntry> entries);
-  // Work that needs no hurry, in small steps: takes one minute that retention allows to take,
-  // resumes after a full disk. Returns whether there is more to do at once. Single writer.
+  // Work that needs no hurry, in small steps: takes one minute that retention allows to take.
+  // Returns whether there is more to do at once. Single writer.
   bool Maintain();
   // Closes the view and flushes. Idempotent; nothing may be called afterwards.
   void Close();
@@ -86,7 +87,7 @@ class Store final : public LogReader, public DigestSource {
   // kInvalidArgument, with nothing recorded: a shard does not exist.
   absl::Status RecordJoined(absl::Span<const ShardId> shards);
   // Records that all that was acknowledged up to `wall_s` (seconds since 1970) is here. Not synced:
-  // a crash of the machine may leave an older record.
+  // a crash of the machine may leave an older record, as does a disk without room.
   absl::Status NoteComplete(uint32_t wall_s);
 
   // By shard: whether RecordJoined named it, ever. Thread-safe.
@@ -142,6 +143,10 @@ class Store final : public LogReader, public DigestSource {
   const std::string& store_id() const { return store_id_; }
   // Whether the last commit was stored; false while the disk refuses writes. Thread-safe.
   bool healthy() const { return !db_failed_.load() && has_room_.load(); }
+  // Whether a write of RocksDB's failed a while ago, and the disk has room now. It refuses all
+  // writes since then, and cannot be used on, nor closed in order; a new process can open the
+  // folder. Thread-safe.
+  bool NeedsReopen() const;
   // A RocksDB integer property, summed over column families (0 where unknown). Thread-safe.
   uint64_t Property(const std::string& name) const;
   // What the block cache holds, which all column families share. Thread-safe.
@@ -184,8 +189,8 @@ class Store final : public LogReader, public DigestSource {
   absl::Status StageRemoval(const LogEntry& by, int64_t minute, Staged& staged) const;
   void StageBuckets(Staged& staged) const;
   absl::Status Write(rocksdb::WriteBatch& batch);
-  // Looks whether the disk has more than its reserve.
-  bool HasRoom();
+  // Whether the disk has so much, if it can be asked.
+  bool HasRoom(uint64_t bytes) const;
   void StageBucket(int64_t minute, ShardId shard, const Bucket& bucket,
                    rocksdb::WriteBatch& batch) const;
 
@@ -214,7 +219,8 @@ class Store final : public LogReader, public DigestSource {
   std::unique_ptr<rocksdb::DB> db_;
   std::vector<rocksdb::ColumnFamilyHandle*> column_families_;
   std::string store_id_;
-  std::atomic<bool> db_failed_{false};  // a write of RocksDB's failed
+  std::atomic<bool> db_failed_{false};       // a write of RocksDB's failed
+  std::atomic<int64_t> db_failed_at_us_{0};  // when, since 1970
   std::atomic<bool> has_room_{true};
 
   mutable absl::Mutex mutex_;

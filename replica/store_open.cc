@@ -3,14 +3,19 @@
 // Opening a data folder: RocksDB's settings with their reasons, whose folder it is, the digests.
 #include <rocksdb/cache.h>
 #include <rocksdb/filter_policy.h>
+#include <rocksdb/listener.h>
+#include <rocksdb/slice_transform.h>
 #include <rocksdb/table.h>
 
+#include <cstdarg>
+#include <cstdio>
 #include <filesystem>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "replica/store.h"
 #include "replica/store_internal.h"
+#include "rpc/log.h"
 
 namespace allezon::replica {
 namespace {
@@ -25,8 +30,44 @@ constexpr double kBloomBitsPerKey = 10;
 // The WAL is cut by flushing the column family that holds it back; bounds start-up time.
 constexpr uint64_t kWalBytesMax = uint64_t{256} << 20;
 
-rocksdb::DBOptions DbOptions() {
+// RocksDB would go on by itself once a disk has room again; but its log then begins in the middle
+// of what it could not write, and with assertions on, as Debian has it, that ends the process.
+class NoRecovery final : public rocksdb::EventListener {
+ public:
+  void OnErrorRecoveryBegin(rocksdb::BackgroundErrorReason, rocksdb::Status,
+                            bool* auto_recovery) override {
+    *auto_recovery = false;
+  }
+};
+
+// RocksDB's warnings, among those of the process. A log file of its own would end the process, with
+// those assertions, once the disk had been full.
+class ProcessLog final : public rocksdb::Logger {
+ public:
+  explicit ProcessLog(std::string path)
+      : Logger(rocksdb::InfoLogLevel::WARN_LEVEL), path_(std::move(path)) {}
+
+  void Logv(const char* format, va_list arguments) override {
+    Logv(rocksdb::InfoLogLevel::WARN_LEVEL, format, arguments);
+  }
+  void Logv(rocksdb::InfoLogLevel level, const char* format, va_list arguments) override {
+    // It gives headers to every logger, whatever its level.
+    if (level < GetInfoLogLevel() || level == rocksdb::InfoLogLevel::HEADER_LEVEL) return;
+    char text[kLineBytesMax];
+    vsnprintf(text, sizeof text, format, arguments);
+    rpc::LogWarn("RocksDB", {{"path", path_}, {"detail", text}});
+  }
+
+ private:
+  static constexpr size_t kLineBytesMax = 1024;
+  const std::string path_;
+};
+
+rocksdb::DBOptions DbOptions(const std::string& path) {
   rocksdb::DBOptions options;
+  options.info_log = std::make_shared<ProcessLog>(path);
+  options.listeners.push_back(std::make_shared<NoRecovery>());
+  options.max_bgerror_resume_count = 0;
   options.create_if_missing = true;
   options.create_missing_column_families = true;
   options.max_total_wal_size = kWalBytesMax;
@@ -40,8 +81,6 @@ rocksdb::DBOptions DbOptions() {
   options.bytes_per_sync = 1 << 20;
   options.max_background_jobs = 2;
   options.max_open_files = 1024;
-  options.keep_log_file_num = 4;
-  options.max_log_file_size = 16 << 20;
   return options;
 }
 
@@ -64,6 +103,13 @@ rocksdb::ColumnFamilyOptions SharedOptions(const StoreOptions& options,
   shared.compression = rocksdb::kLZ4Compression;
   shared.bottommost_compression = rocksdb::kZSTD;
   return shared;
+}
+
+// What comes in belongs to few minutes: an insert begins its search where the last one of the same
+// (minute, shard) went, instead of at the top of the whole memtable.
+void SearchFromBucket(rocksdb::ColumnFamilyOptions& options) {
+  options.memtable_insert_with_hint_prefix_extractor.reset(
+      rocksdb::NewFixedPrefixTransform(kBucketKeyBytes));
 }
 
 rocksdb::ColumnFamilyOptions LogOptions(rocksdb::ColumnFamilyOptions shared) {
@@ -132,13 +178,15 @@ absl::Status Store::OpenDb() {
   std::vector<rocksdb::ColumnFamilyDescriptor> descriptors(kColumnFamilies);
   descriptors[kMetaCf] = {rocksdb::kDefaultColumnFamilyName, shared};
   descriptors[kLogCf] = {"log", LogOptions(shared)};
+  SearchFromBucket(descriptors[kLogCf].options);
   descriptors[kDigestCf] = {"digest", shared};
+  SearchFromBucket(descriptors[kDigestCf].options);
   descriptors[kTakenCf] = {"taken", shared};
   descriptors[kKeyedCf] = {"keyed", LogOptions(shared)};
   descriptors[kViewCf] = {"view", view_options};
   rocksdb::DB* db = nullptr;
-  const rocksdb::Status status =
-      rocksdb::DB::Open(DbOptions(), options_.path, descriptors, &column_families_, &db);
+  const rocksdb::Status status = rocksdb::DB::Open(DbOptions(options_.path), options_.path,
+                                                   descriptors, &column_families_, &db);
   db_.reset(db);
   return FromRocks(status, absl::StrCat("data folder ", options_.path));
 }

@@ -20,8 +20,7 @@ constexpr int kMarginDivisor = 24;
 }  // namespace
 
 bool Store::Maintain() {
-  // RocksDB refuses all writes after one failed; once the cause has gone, it goes on where it was.
-  if (HasRoom() && db_failed_.load() && db_->Resume().ok()) db_failed_.store(false);
+  has_room_.store(HasRoom(options_.disk_reserve_bytes));  // also while nothing is committed
   int64_t minute = 0;
   uint32_t taken_through_s = 0;
   if (db_failed_.load() || !MinuteToTake(&minute, &taken_through_s)) return false;

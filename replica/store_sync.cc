@@ -277,6 +277,7 @@ absl::Status Store::RecordJoined(absl::Span<const ShardId> shards) {
 }
 
 absl::Status Store::NoteComplete(uint32_t wall_s) {
+  if (!HasRoom(options_.disk_reserve_bytes)) return absl::OkStatus();  // an older note is true too
   const rocksdb::Status status =
       db_->Put({}, column_families_[kMetaCf], kCompleteKey, SecondsValue(wall_s));
   if (!status.ok()) return FromRocks(status, "noting up to when all is here");

@@ -3,7 +3,9 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <cstdlib>
 
 namespace allezon::rpc {
@@ -32,6 +34,18 @@ int WaitForTermination() {
   while (sigwait(&set, &number) != 0) {
   }
   return number;
+}
+
+std::optional<int> WaitForTermination(absl::Duration timeout) {
+  const sigset_t set = TerminationSignals();
+  const timespec wait = absl::ToTimespec(timeout);
+  const int number = sigtimedwait(&set, nullptr, &wait);
+  return number > 0 ? std::optional<int>(number) : std::nullopt;
+}
+
+absl::Status StartAnew(char** argv) {
+  execv("/proc/self/exe", argv);
+  return absl::ErrnoToStatus(errno, "starting this program anew");
 }
 
 }  // namespace allezon::rpc

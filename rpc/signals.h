@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <optional>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+
 namespace allezon::rpc {
 
 // Blocks SIGTERM and SIGINT for this thread and all that it starts, and ignores SIGPIPE. Call
@@ -8,5 +13,11 @@ namespace allezon::rpc {
 void BlockTerminationSignals();
 // Waits for SIGTERM or SIGINT; returns its number.
 int WaitForTermination();
+// The same for so long at most; nullopt where none came.
+std::optional<int> WaitForTermination(absl::Duration timeout);
+
+// Starts this program anew in the same process, with the same arguments and environment; what it
+// had open is closed. Returns only where that fails.
+absl::Status StartAnew(char** argv);
 
 }  // namespace allezon::rpc

@@ -171,7 +171,7 @@ def test_a_node_that_has_not_got_its_data_back_says_so_and_answers_no_read(fresh
         assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
         assert refused.value.details()
     answer = gateway.post_tag(make_tag())
-    assert answer.status in (503, 504), "one joined replica is no quorum"
+    assert answer.status == 503, "one joined replica is no quorum"
     assert answer.problem()["detail"]
     for away, wiped in (("p0", "p1"), ("a0", "a1")):
         cluster.restart(away)
@@ -189,7 +189,7 @@ def test_two_replicas_that_both_must_store_refuse_tags_and_answer_queries_while_
     for down in ("p1", "a1"):
         cluster.kill(down)
         answer = gateway.post_tag(make_tag())
-        assert answer.status in (503, 504)
+        assert answer.status == 503
         assert answer.problem()["detail"]
         # Every acknowledged tag is on both: one alone answers for as long as it likes.
         for _ in range(3):
@@ -260,10 +260,10 @@ def test_a_key_counts_once_over_two_gateways_and_the_deaths_of_nodes_between(mod
     cluster.wait_equal()
 
 
-@pytest.mark.skip(reason="Debian's RocksDB has assertions on and may abort when it is closed after a write of its own has failed")
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small tmpfs in a mount namespace of the node's own: root only")
-@pytest.mark.parametrize("full", ["p1", "a1"])
-def test_a_full_disk_of_one_node_fails_no_request_and_loses_nothing(fresh_cluster, full, tmp_path):
+@pytest.mark.parametrize("full, reserve_mib", [("p1", 64), ("a1", 64), ("p1", 0), ("a1", 0)])
+def test_a_full_disk_of_one_node_fails_no_request_and_loses_nothing(fresh_cluster, full, reserve_mib, tmp_path):
+    """With a reserve the node goes on by itself; without one a write of its own fails half-way, and it starts anew."""
     if subprocess.run(["unshare", "--mount", "true"], check=False, capture_output=True).returncode != 0:
         pytest.skip("there can be no mount namespaces here")
     # The node sees a tmpfs of its own over the folder that holds its data folder; it goes when the node ends.
@@ -272,16 +272,22 @@ def test_a_full_disk_of_one_node_fails_no_request_and_loses_nothing(fresh_cluste
     disk.mkdir()
     cluster = fresh_cluster(
         gateways=2, prefixes={full: ["unshare", "--mount", "sh", "-c", script, "sh", str(disk), full]},
-        extra_args={full: [f"--data={disk}/{full}", "--write_buffer_mib=4", "--disk_reserve_mib=64"]})
+        extra_args={full: [f"--data={disk}/{full}", "--write_buffer_mib=4", f"--disk_reserve_mib={reserve_mib}"]})
     ballast = pathlib.Path(f"/proc/{cluster.entry(full)['pid']}/root{disk}/ballast")
     gateway = Gateway(cluster.http[0])
     heavy = []  # much for the disk: RocksDB has reserved some room for its log beforehand
+
+    def healthy():
+        try:
+            return cluster.metrics(full)["allezon_store_healthy"] == 1
+        except OSError:  # it starts anew
+            return False
 
     def disk_is_full():
         tags = [make_tag(origin=unique("x" * 200), country="x" * 250) for _ in range(200)]
         gateway.store_batch(tags)
         heavy.extend(tags)
-        return cluster.metrics(full)["allezon_store_healthy"] == 0
+        return not healthy()
 
     with Traffic(cluster.http) as traffic:
         traffic.go_on(100)
@@ -292,7 +298,7 @@ def test_a_full_disk_of_one_node_fails_no_request_and_loses_nothing(fresh_cluste
         traffic.go_on(300)
         assert cluster.running(full), cluster.log_tail(full)
         ballast.unlink()
-        wait_until(lambda: cluster.metrics(full)["allezon_store_healthy"] == 1, READY_TIMEOUT_S, "there is room again")
+        wait_until(healthy, READY_TIMEOUT_S, "the disk is written to again")
         traffic.go_on(100)
     traffic.assert_no_failure()
     cluster.wait_serving()
