@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A session: rounds of interleaved cases, each compared with H as it was just before and just after.
+
+H is what cpp-httplib answers with 204 and without work, to the same client over as many connections. The speed of a
+machine that others share drifts within minutes, so an H of half an hour ago would say nothing."""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import shutil
+import tempfile
+import time
+from typing import Callable, Optional
+
+import measure
+from processes import BenchError, free_ports, local_cluster, program, running
+
+H_SECONDS_MAX = 3
+H_CONNECTIONS_DEFAULT = 64
+
+
+@dataclasses.dataclass
+class Case:
+    """`run(session)` returns a Measurement. `target` is met where the median ratio to H is at least that; `against`
+    names a case and how many times faster than it this one should be."""
+
+    section: str
+    name: str
+    run: Callable
+    connections: int = H_CONNECTIONS_DEFAULT  # of H
+    target: Optional[float] = None
+    against: dict = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass
+class Result:
+    case: Case
+    round: int
+    h: float = 0  # of the same connections, about the same time
+    measurement: Optional[measure.Measurement] = None
+    error: str = ""
+
+    @property
+    def ratio(self):
+        return self.measurement.rate / self.h
+
+
+class Session:
+    """What the cases of one run share: how long they take, where they keep data, and H."""
+
+    def __init__(self, *, seconds, data_dir, quick, note):
+        self.seconds = seconds
+        self.quick = quick
+        self.note = note
+        self._parent = pathlib.Path(data_dir)
+        self._stack = contextlib.ExitStack()
+        self.results = []
+
+    def __enter__(self):
+        refuse_memory(self._parent)
+        # Others than this user may look in: PostgreSQL refuses to run as root.
+        self.data_dir = pathlib.Path(tempfile.mkdtemp(prefix="allezon-bench-", dir=self._parent))
+        self.data_dir.chmod(0o755)
+        self._stack.callback(shutil.rmtree, self.data_dir, ignore_errors=True)
+        self._h_port = free_ports(1)[0]
+        self._h_server = self._stack.enter_context(
+            running([program("allezon-bench-http204"), f"--port={self._h_port}"], self.data_dir / "http204.log"))
+        self._h_server.wait_port(self._h_port)
+        return self
+
+    def __exit__(self, *exception):
+        return self._stack.__exit__(*exception)
+
+    def run(self, cases, rounds):
+        for number in range(1, rounds + 1):
+            before = {}  # H by connections, as of the end of the last case
+            for case in cases:
+                result = Result(case, number)
+                self.results.append(result)
+                self.note(f"round {number}/{rounds}  {case.section}: {case.name}")
+                started = time.monotonic()
+                try:
+                    h = before.get(case.connections) or self.measure_h(case.connections).rate
+                    result.measurement = case.run(self).check()
+                    before = {case.connections: self.measure_h(case.connections).rate}
+                    result.h = (h + before[case.connections]) / 2
+                    self.note(f"    {describe(result)}  [{time.monotonic() - started:.0f} s]")
+                except (BenchError, local_cluster.ClusterError, OSError) as error:
+                    before = {}
+                    result.error = str(error)
+                    self.note(f"    FAILED: {error}")
+
+    def measure_h(self, connections, seconds=None):
+        return measure.wrk(f"http://127.0.0.1:{self._h_port}", "tags.lua", tag_arguments(), connections=connections,
+                           seconds=seconds or min(self.seconds, H_SECONDS_MAX), roles={"server": [self._h_server.pid]},
+                           warm_up_s=0)
+
+    @contextlib.contextmanager
+    def folder(self, name):
+        """For a case's own data."""
+        folder = pathlib.Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.data_dir))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def tag_arguments(*more, start_s=None):
+    """Of the scripts that make tags: the stream begins now unless it is said, and its seed is always the same."""
+    return (int(start_s or time.time()), 1, *more)
+
+
+def describe(result):
+    m = result.measurement
+    latency = ", ".join(f"{name} {ms:.2f} ms" for name, ms in m.latency_ms.items() if name in ("p50", "p99"))
+    cpu = ", ".join(f"{role} {user:.1f}+{system:.1f}" for role, (user, system) in m.cpu_us.items())
+    return (f"{m.rate:,.0f} {m.unit}/s = {result.ratio:.2f} H; {latency}; CPU us each (user+system): {cpu}; "
+            f"{m.busy:.0%} busy, others {m.others:.0%}" + (f"; {m.failed} FAILED" if m.failed else "")
+            + "".join(f"; {name} {value:g}" for name, value in m.figures.items()))
+
+
+def refuse_memory(folder):
+    """A sync into memory costs nothing and says nothing."""
+    best = ("", "")
+    for line in pathlib.Path("/proc/mounts").read_text().splitlines():
+        _, mount, kind, *_ = line.split()
+        if os.path.commonpath([mount, folder.resolve()]) == mount and len(mount) >= len(best[0]):
+            best = (mount, kind)
+    if best[1] in ("tmpfs", "ramfs"):
+        raise BenchError(f"{folder} is in memory ({best[1]}): name a folder on a disk with --data")

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a session measured, as Markdown for people and JSON for programs."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import platform
+import statistics
+import time
+
+
+def write(session, options, folder):
+    """Returns the path of the Markdown."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"bench-{time.strftime('%Y%m%d-%H%M%S')}.md"
+    path.write_text(markdown(session.results, options))
+    path.with_suffix(".json").write_text(json.dumps(records(session.results), indent=1) + "\n")
+    return path
+
+
+def records(results):
+    return [{"section": r.case.section, "case": r.case.name, "round": r.round, "h": r.h, "error": r.error,
+             "rate": r.measurement.rate if r.measurement else None,
+             **(dataclasses.asdict(r.measurement) if r.measurement else {})} for r in results]
+
+
+def markdown(results, options):
+    lines = [f"# allezon, measured on {time.strftime('%Y-%m-%d %H:%M')}", "", machine(), "",
+             f"`./dev bench {options}`. Figures are medians over the rounds, H is of the same connections just before and "
+             "after; `±` is half the range of the ratio over the rounds, `†` marks figures of runs in which something "
+             "failed. CPU is in microseconds a unit, user + system; others: what none of the processes that belong to a case took.", ""]
+    for section in dict.fromkeys(result.case.section for result in results):
+        lines += [f"## {section}", "", *section_table([r for r in results if r.case.section == section], results), ""]
+    return "\n".join(lines)
+
+
+def machine():
+    model = next((line.partition(":")[2].strip() for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+                  if line.startswith("model name")), platform.machine())
+    gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{os.cpu_count()} cores ({model}), {gib:.0f} GiB, Linux {platform.release()}."
+
+
+def section_table(results, everything):
+    header = ["case", "a second", "H", "ratio", "target", "p50 ms", "p99 ms", "CPU", "busy (others)", "other"]
+    rows = [row(case, [r for r in results if r.case.name == case], everything)
+            for case in dict.fromkeys(r.case.name for r in results)]
+    # Columns that nobody has anything for are left out.
+    used = [i for i in range(len(header)) if i == 0 or any(row[i] for row in rows)]
+    table = [header, ["---"] * len(header), *rows]
+    return ["| " + " | ".join(cells[i] for i in used) + " |" for cells in table]
+
+
+def row(name, results, everything):
+    case = results[0].case
+    done = [r for r in results if r.measurement]
+    if not done:
+        return [name, "FAILED", "", "", "", "", "", "", "", results[-1].error.splitlines()[0]]
+    ms = [r.measurement for r in done]
+    ratios = [r.ratio for r in done]
+    failed = sum(m.failed for m in ms)
+    mark = "†" if failed or len(done) < len(results) else ""
+    other = [f"{number(median([m.figures[key] for m in ms if key in m.figures]))} {key}" for key in ms[0].figures]
+    other += dict.fromkeys(note for m in ms for note in m.notes)
+    if mark:
+        other.append(f"{failed} failed" + (f", {len(results) - len(done)} runs failed" if len(done) < len(results) else ""))
+    return [name, f"{median([m.rate for m in ms]):,.0f} {ms[0].unit}{mark}", f"{median([r.h for r in done]):,.0f}",
+            f"{median(ratios):.3g} ± {(max(ratios) - min(ratios)) / 2:.2g}", verdict(case, done, everything),
+            latency(ms, "p50"), latency(ms, "p99"), cpu(ms),
+            f"{median([m.busy for m in ms]):.0%} ({median([m.others for m in ms]):.0%})", "; ".join(other)]
+
+
+def verdict(case, done, everything):
+    parts = []
+    if case.target is not None:
+        parts.append(judged(median([r.ratio for r in done]), case.target, "H"))
+    for name, times in case.against.items():
+        rounds = {r.round: r for r in everything if r.case.name == name and r.measurement}
+        ratios = [r.ratio / rounds[r.round].ratio for r in done if r.round in rounds]
+        if ratios:
+            parts.append(judged(median(ratios), times, f"times {name}"))
+    return "; ".join(parts)
+
+
+def judged(value, wanted, of):
+    return f"{value:.2f} {of}, {'met' if value >= wanted else 'MISSED'}: ≥ {wanted:g}"
+
+
+def latency(ms, name):
+    values = [m.latency_ms[name] for m in ms if name in m.latency_ms]
+    return f"{median(values):.2f}" if values else ""
+
+
+def cpu(ms):
+    parts = []
+    for role in ms[0].cpu_us:
+        user, system = (median([m.cpu_us[role][i] for m in ms if role in m.cpu_us]) for i in (0, 1))
+        parts.append(f"{role} {user:.1f}+{system:.1f}")
+    return ", ".join(parts)
+
+
+def median(values):
+    return statistics.median(values)
+
+
+def number(value):
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
