@@ -76,3 +76,15 @@ def run_wrk(url, script, args, connections, seconds):
         return json.loads(text.splitlines()[-1]), cpu
     except (ValueError, IndexError) as error:
         raise BenchError(f"wrk printed no report:\n{text}") from error
+
+
+def bench_client(argv, *, seconds, roles, unit="tags"):
+    """One of bench/programs/, which prints its report as JSON."""
+
+    def client():
+        text, cpu = run_client(argv, timeout_s=seconds + CLIENT_GRACE_S)
+        report = json.loads(text.splitlines()[-1])
+        latency_ms = {name: us / 1000 for name, us in report["latency_us"].items()}
+        return report["tags"], report["seconds"], report["failed"], latency_ms, cpu
+
+    return measure(client, roles, unit)

@@ -79,12 +79,12 @@ def verdict(case, done, everything):
         rounds = {r.round: r for r in everything if r.case.name == name and r.measurement}
         ratios = [r.ratio / rounds[r.round].ratio for r in done if r.round in rounds]
         if ratios:
-            parts.append(judged(median(ratios), times, f"times {name}"))
+            parts.append(f"{median(ratios):.3g} times {name}, " + judged(median(ratios), times, "times"))
     return "; ".join(parts)
 
 
-def judged(value, wanted, of):
-    return f"{value:.2f} {of}, {'met' if value >= wanted else 'MISSED'}: ≥ {wanted:g}"
+def judged(value, wanted, unit):
+    return f"≥ {wanted:g} {unit}: {'met' if value >= wanted else 'MISSED'}"
 
 
 def latency(ms, name):
