@@ -4,7 +4,6 @@
 import contextlib
 import os
 import pathlib
-import signal
 import socket
 import subprocess
 import sys
@@ -26,12 +25,24 @@ class BenchError(Exception):
     """A case that could not be measured, in words for who ran it."""
 
 
+def shorten(text, lines=20):
+    """The first and last lines of what a program printed."""
+    all_lines = text.splitlines()
+    if len(all_lines) <= lines:
+        return "\n".join(all_lines)
+    return "\n".join([*all_lines[:lines // 2], "…", *all_lines[-lines // 2:]])
+
+
+def complaint(argv, code, text):
+    return BenchError(f"{argv[0]}: {local_cluster.describe_exit(code)}\n{shorten(text)}")
+
+
 class Process:
     """One that runs until stop(); what it prints goes to a file, whose end explains a failure."""
 
-    def __init__(self, argv, log, *, cwd=None, user=None, stop_signal=signal.SIGTERM):
+    def __init__(self, argv, log, *, cwd=None, user=None):
         self.log = pathlib.Path(log)
-        self._stop_signal = stop_signal
+        self._argv = argv
         as_user = ["--reuid", user, "--regid", user, "--clear-groups"] if user else []
         with self.log.open("ab") as out:
             self.child = subprocess.Popen([*DIE_WITH_PARENT, *as_user, *map(str, argv)], cwd=cwd,
@@ -43,10 +54,9 @@ class Process:
         deadline = time.monotonic() + timeout_s
         while not ready():
             if self.child.poll() is not None:
-                raise BenchError(f"{self.child.args} ended: {local_cluster.describe_exit(self.child.returncode)}\n"
-                                 + self.log_tail())
+                raise complaint(self._argv, self.child.returncode, self.log_tail())
             if time.monotonic() > deadline:
-                raise BenchError(f"{self.child.args} is not ready after {timeout_s} s\n" + self.log_tail())
+                raise BenchError(f"{self._argv[0]} is not ready after {timeout_s} s\n" + self.log_tail())
             time.sleep(0.02)
 
     def wait_port(self, port, timeout_s=START_TIMEOUT_S):
@@ -55,15 +65,15 @@ class Process:
 
     def stop(self):
         if self.child.poll() is None:
-            self.child.send_signal(self._stop_signal)
+            self.child.terminate()
             try:
                 self.child.wait(STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 self.child.kill()
                 self.child.wait()
 
-    def log_tail(self, lines=20):
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+    def log_tail(self):
+        return shorten(self.log.read_text(errors="replace"))
 
 
 @contextlib.contextmanager
@@ -75,17 +85,16 @@ def running(argv, log, **options):
         process.stop()
 
 
-def run(argv, *, timeout_s, user=None, cwd=None, stdin=None, env=None):
+def run(argv, *, timeout_s, user=None, cwd=None, stdin=None):
     """Runs a program to its end; returns what it printed on stdout. BenchError where it fails or takes too long."""
     as_user = ["--reuid", user, "--regid", user, "--clear-groups"] if user else []
-    argv = [*DIE_WITH_PARENT, *as_user, *map(str, argv)]
     try:
-        done = subprocess.run(argv, stdin=stdin or subprocess.DEVNULL, capture_output=True, text=True, cwd=cwd,
-                              timeout=timeout_s, start_new_session=True, env=env)
+        done = subprocess.run([*DIE_WITH_PARENT, *as_user, *map(str, argv)], stdin=stdin or subprocess.DEVNULL, capture_output=True,
+                              text=True, cwd=cwd, timeout=timeout_s, start_new_session=True)
     except subprocess.TimeoutExpired as error:
-        raise BenchError(f"{argv} took more than {timeout_s:.0f} s") from error
+        raise BenchError(f"{argv[0]} took more than {timeout_s:.0f} s") from error
     if done.returncode != 0:
-        raise BenchError(f"{argv}: {local_cluster.describe_exit(done.returncode)}\n{done.stdout}{done.stderr}")
+        raise complaint(argv, done.returncode, done.stdout + done.stderr)
     return done.stdout
 
 
@@ -108,10 +117,10 @@ def run_client(argv, *, timeout_s, env=None):
         err.seek(0)
         text = out.read()
         if not ended:
-            raise BenchError(f"{argv} took more than {timeout_s:.0f} s\n{text}{err.read()}")
+            raise BenchError(f"{argv[0]} took more than {timeout_s:.0f} s\n{shorten(text + err.read())}")
         child.returncode = os.waitstatus_to_exitcode(status)  # Popen must not wait for it again
         if child.returncode != 0:
-            raise BenchError(f"{argv}: {local_cluster.describe_exit(child.returncode)}\n{text}{err.read()}")
+            raise complaint(argv, child.returncode, text + err.read())
         return text, (usage.ru_utime, usage.ru_stime)
 
 

@@ -8,11 +8,12 @@ import sys
 
 import ingest
 import limits
+import rivals
 import table
 from processes import ROOT, BenchError
 from session import Session
 
-SECTIONS = {"limits": limits, "ingest": ingest}
+SECTIONS = {"limits": limits, "ingest": ingest, "rivals": rivals}
 SECONDS_DEFAULT, ROUNDS_DEFAULT = 10, 5
 SECONDS_QUICK, ROUNDS_QUICK = 2, 1
 
@@ -24,6 +25,7 @@ def parse_arguments(argv):
     parser.add_argument("--quick", action="store_true",
                         help="little data, one round of short runs: shows that everything works, measures nothing")
     parser.add_argument("--only", metavar="SECTION,…", help=f"of {','.join(SECTIONS)} (default: all)")
+    parser.add_argument("--case", metavar="TEXT", help="only cases whose name contains it")
     parser.add_argument("--data", default="/var/tmp", metavar="DIR",
                         help="where databases lie while they run; a folder on the disk to be measured (default /var/tmp)")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "build" / "bench", metavar="DIR",
@@ -41,7 +43,7 @@ def main(argv):
     options = parse_arguments(argv)
     # What ends this ends what it started: every process is stopped on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    cases = [case for name in options.sections for case in SECTIONS[name].cases()]
+    cases = [case for name in options.sections for case in SECTIONS[name].cases() if (options.case or "") in case.name]
     with Session(seconds=options.seconds, data_dir=options.data, quick=options.quick,
                  note=lambda line: print(line, flush=True)) as session:
         try:

@@ -23,7 +23,7 @@ H_CONNECTIONS_DEFAULT = 64
 @dataclasses.dataclass
 class Case:
     """`run(session)` returns a Measurement. `target` is met where the median ratio to H is at least that; `against`
-    names a case and how many times faster than it this one should be."""
+    names cases and how many times faster than each of them this one should be (None: it is only told)."""
 
     section: str
     name: str

@@ -79,7 +79,8 @@ def verdict(case, done, everything):
         rounds = {r.round: r for r in everything if r.case.name == name and r.measurement}
         ratios = [r.ratio / rounds[r.round].ratio for r in done if r.round in rounds]
         if ratios:
-            parts.append(f"{median(ratios):.3g} times {name}, " + judged(median(ratios), times, "times"))
+            compared = f"{median(ratios):.3g} times {name}"
+            parts.append(compared if times is None else f"{compared}, {judged(median(ratios), times, 'times')}")
     return "; ".join(parts)
 
 
