@@ -107,5 +107,5 @@ def tags(session, script_text):
 
 
 def cases(section):
-    return [Case(section, "PostgreSQL, INSERT and 8 upserts in one transaction", lambda s: tags(s, transaction())),
-            Case(section, "PostgreSQL, INSERT alone", lambda s: tags(s, VALUES + INSERT))]
+    return [Case(section, "PostgreSQL with counters: an INSERT and 8 upserts in one transaction", lambda s: tags(s, transaction())),
+            Case(section, "PostgreSQL without counters: the INSERT alone", lambda s: tags(s, VALUES + INSERT))]

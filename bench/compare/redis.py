@@ -63,5 +63,5 @@ def behind_http(session):
 
 
 def cases(section):
-    return [Case(section, "Redis, raw protocol, AOF always, one replica, WAIT 1", raw),
-            Case(section, "Redis behind minimal HTTP", behind_http)]
+    return [Case(section, "Redis by its raw protocol: AOF always, one replica, WAIT 1", raw),
+            Case(section, "Redis behind minimal HTTP: the same", behind_http)]

@@ -6,14 +6,16 @@ import pathlib
 import signal
 import sys
 
+import aggregates
 import ingest
 import limits
+import reads
 import rivals
 import table
 from processes import ROOT, BenchError
 from session import Session
 
-SECTIONS = {"limits": limits, "ingest": ingest, "rivals": rivals}
+SECTIONS = {"limits": limits, "ingest": ingest, "reads": reads, "aggregates": aggregates, "rivals": rivals}
 SECONDS_DEFAULT, ROUNDS_DEFAULT = 10, 5
 SECONDS_QUICK, ROUNDS_QUICK = 2, 1
 
@@ -43,11 +45,12 @@ def main(argv):
     options = parse_arguments(argv)
     # What ends this ends what it started: every process is stopped on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    cases = [case for name in options.sections for case in SECTIONS[name].cases() if (options.case or "") in case.name]
     with Session(seconds=options.seconds, data_dir=options.data, quick=options.quick,
                  note=lambda line: print(line, flush=True)) as session:
         try:
-            session.run(cases, options.rounds)
+            for name in options.sections:
+                cases = [case for case in SECTIONS[name].cases() if (options.case or "") in case.name]
+                session.run(cases, min(options.rounds, getattr(SECTIONS[name], "ROUNDS_MAX", options.rounds)))
         finally:
             if any(result.measurement or result.error for result in session.results):
                 path = table.write(session, " ".join(argv), options.out)

@@ -22,14 +22,17 @@ H_CONNECTIONS_DEFAULT = 64
 
 @dataclasses.dataclass
 class Case:
-    """`run(session)` returns a Measurement. `target` is met where the median ratio to H is at least that; `against`
-    names cases and how many times faster than each of them this one should be (None: it is only told)."""
+    """`run(session)` returns a Measurement. It should reach `target` times H, `target_rate` a second, and stay under
+    `target_p50_ms`, where they are given; `against` names cases and how many times faster than each of them it should be
+    (None: it is only told)."""
 
     section: str
     name: str
     run: Callable
-    connections: int = H_CONNECTIONS_DEFAULT  # of H
+    connections: Optional[int] = H_CONNECTIONS_DEFAULT  # of H; None: it is not compared with H
     target: Optional[float] = None
+    target_rate: Optional[float] = None
+    target_p50_ms: Optional[float] = None
     against: dict = dataclasses.field(default_factory=dict)
 
 
@@ -44,6 +47,11 @@ class Result:
     @property
     def ratio(self):
         return self.measurement.rate / self.h
+
+    @property
+    def score(self):
+        """What is compared with other cases."""
+        return self.ratio if self.h else self.measurement.rate
 
 
 class Session:
@@ -73,6 +81,18 @@ class Session:
         return self._stack.__exit__(*exception)
 
     def run(self, cases, rounds):
+        """The rounds of a section. What its cases share ends with it."""
+        with contextlib.ExitStack() as self._section:
+            self._shared = {}
+            self._run_rounds(cases, rounds)
+
+    def shared(self, opened):
+        """The value of a context manager that `opened(session)` makes at the first call of a section."""
+        if opened not in self._shared:
+            self._shared[opened] = self._section.enter_context(opened(self))
+        return self._shared[opened]
+
+    def _run_rounds(self, cases, rounds):
         for number in range(1, rounds + 1):
             before = {}  # H by connections, as of the end of the last case
             for case in cases:
@@ -81,10 +101,13 @@ class Session:
                 self.note(f"round {number}/{rounds}  {case.section}: {case.name}")
                 started = time.monotonic()
                 try:
-                    h = before.get(case.connections) or self.measure_h(case.connections).rate
-                    result.measurement = case.run(self).check()
-                    before = {case.connections: self.measure_h(case.connections).rate}
-                    result.h = (h + before[case.connections]) / 2
+                    if case.connections is None:
+                        result.measurement = case.run(self).check()
+                    else:
+                        h = before.get(case.connections) or self.measure_h(case.connections).rate
+                        result.measurement = case.run(self).check()
+                        before = {case.connections: self.measure_h(case.connections).rate}
+                        result.h = (h + before[case.connections]) / 2
                     self.note(f"    {describe(result)}  [{time.monotonic() - started:.0f} s]")
                 except (BenchError, local_cluster.ClusterError, OSError) as error:
                     before = {}
@@ -115,7 +138,8 @@ def describe(result):
     m = result.measurement
     latency = ", ".join(f"{name} {ms:.2f} ms" for name, ms in m.latency_ms.items() if name in ("p50", "p99"))
     cpu = ", ".join(f"{role} {user:.1f}+{system:.1f}" for role, (user, system) in m.cpu_us.items())
-    return (f"{m.rate:,.0f} {m.unit}/s = {result.ratio:.2f} H; {latency}; CPU us each (user+system): {cpu}; "
+    times_h = f" = {result.ratio:.2f} H" if result.h else ""
+    return (f"{m.rate:,.0f} {m.unit}/s{times_h}; {latency}; CPU us each (user+system): {cpu}; "
             f"{m.busy:.0%} busy, others {m.others:.0%}" + (f"; {m.failed} FAILED" if m.failed else "")
             + "".join(f"; {name} {value:g}" for name, value in m.figures.items()))
 

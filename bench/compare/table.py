@@ -14,7 +14,7 @@ def write(session, options, folder):
     """Returns the path of the Markdown."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"bench-{time.strftime('%Y%m%d-%H%M%S')}.md"
-    path.write_text(markdown(session.results, options))
+    path.write_text(markdown(session, options))
     path.with_suffix(".json").write_text(json.dumps(records(session.results), indent=1) + "\n")
     return path
 
@@ -25,11 +25,15 @@ def records(results):
              **(dataclasses.asdict(r.measurement) if r.measurement else {})} for r in results]
 
 
-def markdown(results, options):
+def markdown(session, options):
+    results = session.results
     lines = [f"# allezon, measured on {time.strftime('%Y-%m-%d %H:%M')}", "", machine(), "",
              f"`./dev bench {options}`. Figures are medians over the rounds, H is of the same connections just before and "
              "after; `±` is half the range of the ratio over the rounds, `†` marks figures of runs in which something "
-             "failed. CPU is in microseconds a unit, user + system; others: what none of the processes that belong to a case took.", ""]
+             "failed. CPU is in microseconds a unit, user + system; others: what none of the processes that belong to a "
+             "case took.", ""]
+    if session.quick:
+        lines += ["**Quick: little data and short runs. It shows that everything works; the figures mean nothing.**", ""]
     for section in dict.fromkeys(result.case.section for result in results):
         lines += [f"## {section}", "", *section_table([r for r in results if r.case.section == section], results), ""]
     return "\n".join(lines)
@@ -58,15 +62,15 @@ def row(name, results, everything):
     if not done:
         return [name, "FAILED", "", "", "", "", "", "", "", results[-1].error.splitlines()[0]]
     ms = [r.measurement for r in done]
-    ratios = [r.ratio for r in done]
+    ratios = [r.ratio for r in done if r.h]
     failed = sum(m.failed for m in ms)
     mark = "†" if failed or len(done) < len(results) else ""
     other = [f"{number(median([m.figures[key] for m in ms if key in m.figures]))} {key}" for key in ms[0].figures]
     other += dict.fromkeys(note for m in ms for note in m.notes)
     if mark:
         other.append(f"{failed} failed" + (f", {len(results) - len(done)} runs failed" if len(done) < len(results) else ""))
-    return [name, f"{median([m.rate for m in ms]):,.0f} {ms[0].unit}{mark}", f"{median([r.h for r in done]):,.0f}",
-            f"{median(ratios):.3g} ± {(max(ratios) - min(ratios)) / 2:.2g}", verdict(case, done, everything),
+    return [name, f"{median([m.rate for m in ms]):,.0f} {ms[0].unit}{mark}", f"{median([r.h for r in done]):,.0f}" if ratios else "",
+            f"{median(ratios):.3g} ± {(max(ratios) - min(ratios)) / 2:.2g}" if ratios else "", verdict(case, done, everything),
             latency(ms, "p50"), latency(ms, "p99"), cpu(ms),
             f"{median([m.busy for m in ms]):.0%} ({median([m.others for m in ms]):.0%})", "; ".join(other)]
 
@@ -75,11 +79,16 @@ def verdict(case, done, everything):
     parts = []
     if case.target is not None:
         parts.append(judged(median([r.ratio for r in done]), case.target, "H"))
+    if case.target_rate is not None:
+        parts.append(judged(median([r.measurement.rate for r in done]), case.target_rate, "a second"))
+    if case.target_p50_ms is not None:
+        p50 = median([r.measurement.latency_ms["p50"] for r in done])
+        parts.append(f"p50 ≤ {case.target_p50_ms:g} ms: {'met' if p50 <= case.target_p50_ms else 'MISSED'}")
     for name, times in case.against.items():
         rounds = {r.round: r for r in everything if r.case.name == name and r.measurement}
-        ratios = [r.ratio / rounds[r.round].ratio for r in done if r.round in rounds]
+        ratios = [r.score / rounds[r.round].score for r in done if r.round in rounds]
         if ratios:
-            compared = f"{median(ratios):.3g} times {name}"
+            compared = f"{median(ratios):.3g} times {name.partition(':')[0]}"
             parts.append(compared if times is None else f"{compared}, {judged(median(ratios), times, 'times')}")
     return "; ".join(parts)
 

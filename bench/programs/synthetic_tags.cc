@@ -67,7 +67,9 @@ void MakeTag(const SyntheticOptions& options, uint64_t index, v1::Tag& tag) {
 void AppendTsv(const v1::Tag& tag, std::string& out) {
   static constexpr const char* kDeviceNames[] = {"PC", "MOBILE", "TV"};
   const v1::ProductInfo& product = tag.product_info();
-  absl::StrAppend(&out, tag.time_ms(), "\t", tag.cookie(), "\t", tag.country(), "\t",
+  constexpr int64_t kMsPerSecond = 1000;
+  absl::StrAppend(&out, tag.time_ms() / kMsPerSecond, "\t", tag.time_ms() % kMsPerSecond, "\t",
+                  tag.cookie(), "\t", tag.country(), "\t",
                   kDeviceNames[tag.device() - v1::DEVICE_PC], "\t",
                   tag.action() == v1::ACTION_BUY ? "BUY" : "VIEW", "\t", tag.origin(), "\t",
                   product.brand_id(), "\t", product.category_id(), "\t",

@@ -23,8 +23,8 @@ struct SyntheticOptions {
 
 void MakeTag(const SyntheticOptions& options, uint64_t index, v1::Tag& tag);
 
-// time in ms, cookie, country, device, action, origin, brand, category, product, price; one tab
-// between each, a line end.
+// Seconds, milliseconds, cookie, country, device, action, origin, brand, category, product, price,
+// with tabs between them, and a line end.
 void AppendTsv(const v1::Tag& tag, std::string& out);
 
 }  // namespace allezon::bench
