@@ -10,13 +10,15 @@ from session import Case, tag_arguments
 
 SECTION = "ingest"
 CONNECTIONS = 64
+CONNECTIONS_MANY = 256
 BATCH = 100
+TOP_SECONDS_MAX = 5
 CALLS_IN_FLIGHT = CONNECTIONS  # of gRPC, each of them one to either service
 
 
-def one_tag(session, *, rf, connections=CONNECTIONS, wal="sync"):
+def one_tag(session, *, rf, nodes=None, connections=CONNECTIONS, wal="sync"):
     """One tag an HTTP request, as fast as answers come."""
-    with cluster(session.data_dir, rf=rf, wal=wal) as running_cluster:
+    with cluster(session.data_dir, rf=rf, nodes=nodes, wal=wal) as running_cluster:
         url = f"http://{running_cluster.http}"
         warm, result = (
             measure.wrk(url, "tags.lua", tag_arguments(), connections=connections, seconds=seconds, roles=roles, unit="tags",
@@ -27,9 +29,21 @@ def one_tag(session, *, rf, connections=CONNECTIONS, wal="sync"):
         return result
 
 
-def batches(session, *, rf):
-    """NDJSON, BATCH tags a request."""
+def open_loop(session, *, rf, share):
+    """One tag an HTTP request, at a fixed rate: a share of the top of the same client on the same cluster just before."""
     with cluster(session.data_dir, rf=rf) as running_cluster:
+        # Another seed, other cookies: the second run would find the tags of the first one in its profiles.
+        top = measure.load(running_cluster.http, seconds=min(session.seconds, TOP_SECONDS_MAX), roles={}, rate=0, seed=1,
+                           connections=CONNECTIONS)
+        result = measure.load(running_cluster.http, seconds=session.seconds, roles=running_cluster.roles(),
+                              rate=round(top.rate * share), seed=2, connections=CONNECTIONS)
+        result.figures["tags/s at the top"] = top.rate
+        return result
+
+
+def batches(session, *, rf, wal="sync"):
+    """NDJSON, BATCH tags a request."""
+    with cluster(session.data_dir, rf=rf, wal=wal) as running_cluster:
         url = f"http://{running_cluster.http}"
         warm, result = (
             measure.wrk(url, "batches.lua", tag_arguments(BATCH), connections=CONNECTIONS, seconds=seconds, roles=roles,
@@ -40,9 +54,9 @@ def batches(session, *, rf):
         return result
 
 
-def grpc_batches(session, *, rf):
+def grpc_batches(session, *, rf, wal="sync"):
     """AddTags of both services: a tag counts once both have it."""
-    with cluster(session.data_dir, rf=rf) as running_cluster:
+    with cluster(session.data_dir, rf=rf, wal=wal) as running_cluster:
         warm, result = (
             measure.bench_client(add_tags_argv(running_cluster, seconds=seconds), seconds=seconds, roles=roles)
             for seconds, roles in ((measure.WARM_UP_S, {}), (session.seconds, running_cluster.roles())))
@@ -76,15 +90,33 @@ def nothing_behind(session):
                            roles={"gateway": [gateway.pid], "nodes": [profile.pid, aggregate.pid]})
 
 
+def asynchronous(run):
+    return lambda session, rf: run(session, rf=rf, wal="async")
+
+
 def cases():
     one = {1: 0.40, 2: 0.30, 3: 0.24}  # targets by RF
     batch = {1: 1.5, 2: None, 3: 0.6}
+
+    def by_rf(name, run, targets=None, connections=CONNECTIONS, quick=(1,)):
+        return [Case(SECTION, f"{name}, RF {rf}", lambda session, rf=rf: run(session, rf=rf), connections=connections,
+                     target=(targets or {}).get(rf), quick=rf in quick) for rf in one]
+
+    def at(share, rf):
+        return Case(SECTION, f"open loop at {share:.0%} of the top, RF {rf}",
+                    lambda session: open_loop(session, rf=rf, share=share), connections=None,
+                    target_ms={"p99": 30} if share == 0.8 else {}, quick=(rf, share) == (1, 0.8))
+
+    ndjson, grpc = f"NDJSON, {BATCH} tags a request", f"gRPC AddTags, {BATCH} tags a call"
     return [
         Case(SECTION, "gateway, services that do nothing", nothing_behind, target=0.6),
-        *(Case(SECTION, f"one tag a request, RF {rf}", lambda session, rf=rf: one_tag(session, rf=rf), target=target)
-          for rf, target in one.items()),
-        *(Case(SECTION, f"NDJSON, {BATCH} tags a request, RF {rf}", lambda session, rf=rf: batches(session, rf=rf),
-               target=target) for rf, target in batch.items()),
-        *(Case(SECTION, f"gRPC AddTags, {BATCH} tags a call, RF {rf}",
-               lambda session, rf=rf: grpc_batches(session, rf=rf), target=target) for rf, target in batch.items()),
+        *by_rf("one tag a request", one_tag, one, quick=(1, 2, 3)),
+        *by_rf(f"one tag a request, {CONNECTIONS_MANY} connections",
+               lambda session, rf: one_tag(session, rf=rf, connections=CONNECTIONS_MANY), connections=CONNECTIONS_MANY),
+        *by_rf("one tag a request, WAL async", asynchronous(one_tag)),
+        *by_rf(ndjson, batches, batch),
+        *by_rf(f"{ndjson}, WAL async", asynchronous(batches), quick=()),
+        *by_rf(grpc, grpc_batches, batch),
+        *by_rf(f"{grpc}, WAL async", asynchronous(grpc_batches), quick=()),
+        *(at(share, rf) for rf in one for share in (0.25, 0.5, 0.8)),
     ]

@@ -4,8 +4,9 @@
 import dataclasses
 import json
 import pathlib
+import tempfile
 
-from processes import BenchError, CpuMeter, run_client
+from processes import BenchError, CpuMeter, program, run_client
 
 WRK_DIR = pathlib.Path(__file__).with_name("wrk")
 WARM_UP_S = 1
@@ -13,6 +14,8 @@ WARM_UP_S = 1
 CLIENT_GRACE_S = 30
 # A run of which more than this share failed measures nothing.
 FAILED_SHARE_MAX = 0.01
+# A schedule ends with some tags due; more of them mean that it was not kept.
+NOT_SENT_SHARE_MAX = 0.01
 
 
 @dataclasses.dataclass
@@ -88,3 +91,26 @@ def bench_client(argv, *, seconds, roles, unit="tags"):
         return report["tags"], report["seconds"], report["failed"], latency_ms, cpu
 
     return measure(client, roles, unit)
+
+
+def load(addresses, *, seconds, roles, **options):
+    """allezon-load: an open loop where `rate` is not 0, and every answer is compared. A wrong one fails the run."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "report.json"
+        flags = {"targets": addresses, "duration_s": seconds, "start": "now", "cookies": 1_000_000, "odd": "false",
+                 "timeout_ms": 5000, "profile_every": 100, "profile_lag_s": 6, "aggregate_every": 0,
+                 "allow_failures": "true", "progress": "false", "json": path, **options}
+
+        def client():
+            _, cpu = run_client([program("allezon-load"), *(f"--{name}={value}" for name, value in flags.items())],
+                                timeout_s=seconds + CLIENT_GRACE_S)
+            report = json.loads(path.read_text())
+            latency_ms = {name: us / 1000 for name, us in report["tags"]["latency_us"].items()}
+            not_sent.append(report["tags_not_sent"])
+            return report["tags_acknowledged"], report["stream_s"], report["failed"], latency_ms, cpu
+
+        not_sent = []
+        result = measure(client, roles, "tags")
+        if not_sent[0] > NOT_SENT_SHARE_MAX * result.count:
+            result.notes.append(f"{not_sent[0]} tags of the schedule were not sent")
+        return result

@@ -17,6 +17,7 @@ import cluster as local_cluster  # noqa: E402
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 START_TIMEOUT_S = 30
 STOP_TIMEOUT_S = 30
+LINE_MAX = 300  # characters of a line of somebody's complaint
 # Put before an argv: the process dies with this one, however that ends.
 DIE_WITH_PARENT = ["setpriv", "--pdeathsig", "KILL"]
 
@@ -27,7 +28,7 @@ class BenchError(Exception):
 
 def shorten(text, lines=20):
     """The first and last lines of what a program printed."""
-    all_lines = text.splitlines()
+    all_lines = [line if len(line) <= LINE_MAX else line[:LINE_MAX] + "…" for line in text.splitlines()]
     if len(all_lines) <= lines:
         return "\n".join(all_lines)
     return "\n".join([*all_lines[:lines // 2], "…", *all_lines[-lines // 2:]])

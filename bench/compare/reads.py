@@ -139,8 +139,8 @@ def cases():
         return Case(SECTION, name, run_, connections=None, **targets)
 
     return [
-        case("200 + 200 tags, hot, 1 connection", lambda s: read(s, connections=1), target_p50_ms=2),
-        case("200 + 200 tags, hot, 4 connections", lambda s: read(s, connections=4), target_p50_ms=2, target_rate=2500),
+        case("200 + 200 tags, hot, 1 connection", lambda s: read(s, connections=1), target_ms={"p50": 2}),
+        case("200 + 200 tags, hot, 4 connections", lambda s: read(s, connections=4), target_ms={"p50": 2}, target_rate=2500),
         case("200 + 200 tags, hot, 64 connections", lambda s: read(s, connections=64), target_rate=2500),
         case(f"200 + 200 tags, hot, 4 connections, under {WRITES_PER_S} tags/s", under_writes),
         case("200 + 200 tags, cold, 4 connections", cold),

@@ -7,6 +7,7 @@ import signal
 import sys
 
 import aggregates
+import growth
 import ingest
 import limits
 import reads
@@ -15,9 +16,10 @@ import table
 from processes import ROOT, BenchError
 from session import Session
 
-SECTIONS = {"limits": limits, "ingest": ingest, "reads": reads, "aggregates": aggregates, "rivals": rivals}
+SECTIONS = {"limits": limits, "ingest": ingest, "reads": reads, "aggregates": aggregates, "rivals": rivals,
+            "growth": growth}
 SECONDS_DEFAULT, ROUNDS_DEFAULT = 10, 5
-SECONDS_QUICK, ROUNDS_QUICK = 2, 1
+SECONDS_QUICK, ROUNDS_QUICK = 1, 1
 
 
 def parse_arguments(argv):
@@ -25,7 +27,8 @@ def parse_arguments(argv):
     parser.add_argument("--rounds", type=int, help=f"of all cases, interleaved (default {ROUNDS_DEFAULT})")
     parser.add_argument("--seconds", type=int, help=f"of each measurement (default {SECONDS_DEFAULT})")
     parser.add_argument("--quick", action="store_true",
-                        help="little data, one round of short runs: shows that everything works, measures nothing")
+                        help="some of the cases, little data, one round of short runs: shows that everything works, "
+                             "measures nothing")
     parser.add_argument("--only", metavar="SECTION,…", help=f"of {','.join(SECTIONS)} (default: all)")
     parser.add_argument("--case", metavar="TEXT", help="only cases whose name contains it")
     parser.add_argument("--data", default="/var/tmp", metavar="DIR",
@@ -49,7 +52,8 @@ def main(argv):
                  note=lambda line: print(line, flush=True)) as session:
         try:
             for name in options.sections:
-                cases = [case for case in SECTIONS[name].cases() if (options.case or "") in case.name]
+                cases = [case for case in SECTIONS[name].cases()
+                         if (options.case or "") in case.name and (case.quick or not options.quick)]
                 session.run(cases, min(options.rounds, getattr(SECTIONS[name], "ROUNDS_MAX", options.rounds)))
         finally:
             if any(result.measurement or result.error for result in session.results):

@@ -22,9 +22,10 @@ H_CONNECTIONS_DEFAULT = 64
 
 @dataclasses.dataclass
 class Case:
-    """`run(session)` returns a Measurement. It should reach `target` times H, `target_rate` a second, and stay under
-    `target_p50_ms`, where they are given; `against` names cases and how many times faster than each of them it should be
-    (None: it is only told)."""
+    """`run(session)` returns a Measurement. It should reach `target` times H, `target_rate` a second, and the latencies of
+    `target_ms` ({"p50": 2}), where they are given; `against` names cases and how many times faster than each of them it
+    should be (None: it is only told). Cases of one `group` differ by `size` only: the table says with which power of it
+    their figures grow. A quick run leaves out those that are not `quick`."""
 
     section: str
     name: str
@@ -32,8 +33,11 @@ class Case:
     connections: Optional[int] = H_CONNECTIONS_DEFAULT  # of H; None: it is not compared with H
     target: Optional[float] = None
     target_rate: Optional[float] = None
-    target_p50_ms: Optional[float] = None
+    target_ms: dict = dataclasses.field(default_factory=dict)
     against: dict = dataclasses.field(default_factory=dict)
+    group: str = ""
+    size: float = 0
+    quick: bool = True
 
 
 @dataclasses.dataclass
@@ -136,12 +140,14 @@ def tag_arguments(*more, start_s=None):
 
 def describe(result):
     m = result.measurement
-    latency = ", ".join(f"{name} {ms:.2f} ms" for name, ms in m.latency_ms.items() if name in ("p50", "p99"))
-    cpu = ", ".join(f"{role} {user:.1f}+{system:.1f}" for role, (user, system) in m.cpu_us.items())
-    times_h = f" = {result.ratio:.2f} H" if result.h else ""
-    return (f"{m.rate:,.0f} {m.unit}/s{times_h}; {latency}; CPU us each (user+system): {cpu}; "
-            f"{m.busy:.0%} busy, others {m.others:.0%}" + (f"; {m.failed} FAILED" if m.failed else "")
-            + "".join(f"; {name} {value:g}" for name, value in m.figures.items()))
+    parts = [f"{m.rate:,.0f} {m.unit}/s" + (f" = {result.ratio:.2f} H" if result.h else "")]
+    parts += [f"{name} {m.latency_ms[name]:.2f} ms" for name in ("p50", "p99") if name in m.latency_ms]
+    if m.cpu_us:
+        cpu = ", ".join(f"{role} {user:.1f}+{system:.1f}" for role, (user, system) in m.cpu_us.items())
+        parts.append(f"CPU us each (user+system): {cpu}; {m.busy:.0%} busy, others {m.others:.0%}")
+    if m.failed:
+        parts.append(f"{m.failed} FAILED")
+    return "; ".join([*parts, *(f"{value:.4g} {name}" for name, value in m.figures.items()), *m.notes])
 
 
 def refuse_memory(folder):

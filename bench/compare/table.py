@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import platform
@@ -53,7 +54,36 @@ def section_table(results, everything):
     # Columns that nobody has anything for are left out.
     used = [i for i in range(len(header)) if i == 0 or any(row[i] for row in rows)]
     table = [header, ["---"] * len(header), *rows]
-    return ["| " + " | ".join(cells[i] for i in used) + " |" for cells in table]
+    return ["| " + " | ".join(cells[i] for i in used) + " |" for cells in table] + exponents(results)
+
+
+def exponents(results):
+    """With which power of the size the figures of a group grow: 0 is not at all, 1 is in proportion."""
+    lines = []
+    for group in dict.fromkeys(r.case.group for r in results if r.case.group):
+        done = [r for r in results if r.case.group == group and r.measurement]
+        if len({r.case.size for r in done}) < 2:
+            continue
+        names = dict.fromkeys(name for r in done for name in grown(r))
+        powers = [f"{name} {power:+.2f}" for name in names
+                  if (power := exponent([(r.case.size, grown(r)[name]) for r in done if name in grown(r)])) is not None]
+        lines += ["", f"Exponents by {group}: {', '.join(powers)}."]
+    return lines
+
+
+def grown(result):
+    m = result.measurement
+    latency_ms = {"p99": m.latency_ms["p99"]} if "p99" in m.latency_ms else {}
+    return {f"{m.unit} a second" + (" in H" if result.h else ""): result.score, **latency_ms, **m.figures}
+
+
+def exponent(points):
+    """The slope of the line through the logarithms, by least squares; None where there is none."""
+    points = [(math.log(size), math.log(value)) for size, value in points if value > 0]
+    if len({x for x, _ in points}) < 2:
+        return None
+    mean_x, mean_y = (statistics.fmean(point[i] for point in points) for i in (0, 1))
+    return (sum((x - mean_x) * (y - mean_y) for x, y in points) / sum((x - mean_x) ** 2 for x, _ in points))
 
 
 def row(name, results, everything):
@@ -68,11 +98,11 @@ def row(name, results, everything):
     other = [f"{number(median([m.figures[key] for m in ms if key in m.figures]))} {key}" for key in ms[0].figures]
     other += dict.fromkeys(note for m in ms for note in m.notes)
     if mark:
-        other.append(f"{failed} failed" + (f", {len(results) - len(done)} runs failed" if len(done) < len(results) else ""))
+        other.append(f"{failed} failed, and {len(results) - len(done)} runs of {len(results)}")
     return [name, f"{median([m.rate for m in ms]):,.0f} {ms[0].unit}{mark}", f"{median([r.h for r in done]):,.0f}" if ratios else "",
             f"{median(ratios):.3g} ± {(max(ratios) - min(ratios)) / 2:.2g}" if ratios else "", verdict(case, done, everything),
             latency(ms, "p50"), latency(ms, "p99"), cpu(ms),
-            f"{median([m.busy for m in ms]):.0%} ({median([m.others for m in ms]):.0%})", "; ".join(other)]
+            f"{median([m.busy for m in ms]):.0%} ({median([m.others for m in ms]):.0%})" if ms[0].cpu_us else "", "; ".join(other)]
 
 
 def verdict(case, done, everything):
@@ -81,9 +111,9 @@ def verdict(case, done, everything):
         parts.append(judged(median([r.ratio for r in done]), case.target, "H"))
     if case.target_rate is not None:
         parts.append(judged(median([r.measurement.rate for r in done]), case.target_rate, "a second"))
-    if case.target_p50_ms is not None:
-        p50 = median([r.measurement.latency_ms["p50"] for r in done])
-        parts.append(f"p50 ≤ {case.target_p50_ms:g} ms: {'met' if p50 <= case.target_p50_ms else 'MISSED'}")
+    for name, wanted in case.target_ms.items():
+        value = median([r.measurement.latency_ms[name] for r in done])
+        parts.append(f"{name} ≤ {wanted:g} ms: {'met' if value <= wanted else 'MISSED'}")
     for name, times in case.against.items():
         rounds = {r.round: r for r in everything if r.case.name == name and r.measurement}
         ratios = [r.score / rounds[r.round].score for r in done if r.round in rounds]
