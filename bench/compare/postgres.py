@@ -13,6 +13,7 @@ from session import Case
 CONNECTIONS = 64
 BIN_DIR = "/usr/lib/postgresql/15/bin"
 SETUP_TIMEOUT_S = 60
+LOGGED_SHARE = 0.2  # of the transactions, for latencies
 
 SCHEMA = """
 CREATE TABLE tags (cookie text, action text, time timestamptz, tag jsonb);
@@ -83,29 +84,32 @@ def answers(client):
 
 
 def tags(session, script_text):
-    with postgres(session) as (server, client):
-        script = session.data_dir / "pgbench.sql"
+    with postgres(session) as (server, client), session.folder("pgbench") as folder:
+        script = folder / "tag.sql"
         script.write_text(script_text)
 
-        def pgbench(seconds):
+        def pgbench(seconds, *options):
             return run_client([f"{BIN_DIR}/pgbench", *client, "-n", "-M", "prepared", "-c", CONNECTIONS, "-j", 1, "-T",
-                               seconds, "-f", script, "postgres"], timeout_s=seconds + measure.CLIENT_GRACE_S)
+                               seconds, "-f", script, *options, "postgres"], timeout_s=seconds + measure.CLIENT_GRACE_S)
 
         def measured():
-            text, cpu = pgbench(session.seconds)
+            text, cpu = pgbench(session.seconds, "--log", f"--log-prefix={folder}/log", f"--sampling-rate={LOGGED_SHARE}")
             count = int(re.search(r"number of transactions actually processed: (\d+)", text)[1])
             failed = int(re.search(r"number of failed transactions: (\d+)", text)[1])
             rate = float(re.search(r"tps = ([\d.]+)", text)[1])
-            figures["ms a tag, mean"] = float(re.search(r"latency average = ([\d.]+) ms", text)[1])
-            return count, count / rate, failed, {}, cpu
+            return count, count / rate, failed, latency_ms(folder), cpu
 
         pgbench(measure.WARM_UP_S)
-        figures = {}
-        result = measure.measure(measured, {"postgres": [server.pid]}, "tags")
-        result.figures = figures
-        return result
+        return measure.measure(measured, {"postgres": [server.pid]}, "tags")
+
+
+def latency_ms(folder):
+    """Of the transactions that pgbench logged: client, number, microseconds, …"""
+    took_ms = sorted(int(line.split()[2]) / 1000 for log in folder.glob("log*") for line in log.read_text().splitlines())
+    return {f"p{percent:g}": took_ms[int(len(took_ms) * percent / 100)] for percent in (50, 99)} if took_ms else {}
 
 
 def cases(section):
-    return [Case(section, "PostgreSQL with counters: an INSERT and 8 upserts in one transaction", lambda s: tags(s, transaction())),
-            Case(section, "PostgreSQL without counters: the INSERT alone", lambda s: tags(s, VALUES + INSERT))]
+    return [Case(section, "PostgreSQL with counters: an INSERT and 8 upserts in one transaction",
+                 lambda session: tags(session, transaction())),
+            Case(section, "PostgreSQL without counters: the INSERT alone", lambda session: tags(session, VALUES + INSERT))]

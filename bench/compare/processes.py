@@ -102,8 +102,8 @@ def run(argv, *, timeout_s, user=None, cwd=None, stdin=None):
 def run_client(argv, *, timeout_s, env=None):
     """Runs a load generator to its end; returns what it printed on stdout, and its (user, system) CPU seconds."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        child = subprocess.Popen([*DIE_WITH_PARENT, *map(str, argv)], stdin=subprocess.DEVNULL, stdout=out, stderr=err,
-                                 start_new_session=True, env={**os.environ, **(env or {})})
+        child = subprocess.Popen([*DIE_WITH_PARENT, *map(str, argv)], stdin=subprocess.DEVNULL, stdout=out,
+                                 stderr=err, start_new_session=True, env={**os.environ, **(env or {})})
         deadline = time.monotonic() + timeout_s
         ended, status = 0, 0
         try:

@@ -16,7 +16,8 @@ def write(session, options, folder):
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"bench-{time.strftime('%Y%m%d-%H%M%S')}.md"
     path.write_text(markdown(session, options))
-    path.with_suffix(".json").write_text(json.dumps(records(session.results), indent=1) + "\n")
+    content = {"options": options, "machine": machine(), "results": records(session.results)}
+    path.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
     return path
 
 
@@ -83,7 +84,7 @@ def exponent(points):
     if len({x for x, _ in points}) < 2:
         return None
     mean_x, mean_y = (statistics.fmean(point[i] for point in points) for i in (0, 1))
-    return (sum((x - mean_x) * (y - mean_y) for x, y in points) / sum((x - mean_x) ** 2 for x, _ in points))
+    return sum((x - mean_x) * (y - mean_y) for x, y in points) / sum((x - mean_x) ** 2 for x, _ in points)
 
 
 def row(name, results, everything):
@@ -99,10 +100,14 @@ def row(name, results, everything):
     other += dict.fromkeys(note for m in ms for note in m.notes)
     if mark:
         other.append(f"{failed} failed, and {len(results) - len(done)} runs of {len(results)}")
-    return [name, f"{median([m.rate for m in ms]):,.0f} {ms[0].unit}{mark}", f"{median([r.h for r in done]):,.0f}" if ratios else "",
-            f"{median(ratios):.3g} ± {(max(ratios) - min(ratios)) / 2:.2g}" if ratios else "", verdict(case, done, everything),
-            latency(ms, "p50"), latency(ms, "p99"), cpu(ms),
-            f"{median([m.busy for m in ms]):.0%} ({median([m.others for m in ms]):.0%})" if ms[0].cpu_us else "", "; ".join(other)]
+    h, ratio, busy = "", "", ""
+    if ratios:
+        h = f"{median([r.h for r in done]):,.0f}"
+        ratio = f"{median(ratios):.3g} ± {(max(ratios) - min(ratios)) / 2:.2g}"
+    if ms[0].cpu_us:
+        busy = f"{median([m.busy for m in ms]):.0%} ({median([m.others for m in ms]):.0%})"
+    return [name, f"{median([m.rate for m in ms]):,.0f} {ms[0].unit}{mark}", h, ratio, verdict(case, done, everything),
+            latency(ms, "p50"), latency(ms, "p99"), cpu(ms), busy, "; ".join(other)]
 
 
 def verdict(case, done, everything):
