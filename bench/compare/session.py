@@ -100,23 +100,24 @@ class Session:
         for number in range(1, rounds + 1):
             before = {}  # H by connections, as of the end of the last case
             for case in cases:
-                result = Result(case, number)
-                self.results.append(result)
                 self.note(f"round {number}/{rounds}  {case.section}: {case.name}")
                 started = time.monotonic()
                 try:
-                    if case.connections is None:
-                        result.measurement = case.run(self).check()
-                    else:
-                        h = before.get(case.connections) or self.measure_h(case.connections).rate
-                        result.measurement = case.run(self).check()
-                        before = {case.connections: self.measure_h(case.connections).rate}
-                        result.h = (h + before[case.connections]) / 2
+                    result, before = self._measure(case, number, before)
                     self.note(f"    {describe(result)}  [{time.monotonic() - started:.0f} s]")
                 except (BenchError, local_cluster.ClusterError, OSError) as error:
-                    before = {}
-                    result.error = str(error)
+                    result, before = Result(case, number, error=str(error)), {}
                     self.note(f"    FAILED: {error}")
+                self.results.append(result)
+
+    def _measure(self, case, number, before):
+        """(result, H after it by connections); `before` is the latter of the case before."""
+        if case.connections is None:
+            return Result(case, number, measurement=case.run(self).check()), {}
+        h = before.get(case.connections) or self.measure_h(case.connections).rate
+        measurement = case.run(self).check()
+        after = {case.connections: self.measure_h(case.connections).rate}
+        return Result(case, number, (h + after[case.connections]) / 2, measurement), after
 
     def measure_h(self, connections, seconds=None):
         return measure.wrk(f"http://127.0.0.1:{self._h_port}", "tags.lua", tag_arguments(), connections=connections,
