@@ -11,7 +11,7 @@ import urllib.request
 from processes import DIE_WITH_PARENT, BenchError, local_cluster, program
 
 SERVICES = ("profile", "aggregate")
-READY_TIMEOUT_S = 120
+READY_TIMEOUT_S = 300
 # Until every replica holds what was acknowledged: the slowest one may have been left behind by the length of a lane.
 EQUAL_TIMEOUT_S = 120
 

@@ -19,6 +19,7 @@ SECTION = "growth"
 ROUNDS_MAX = 1  # what is stored stays stored
 STORED_MILLIONS = (1, 10, 50)
 QUICK_SHARE = 100
+STOP_TIMEOUT_S = 300  # with as much as that to be written
 NODES = (1, 3, 5)
 # The tags of STORED_MILLIONS are spread over these hours before now, within the retention.
 HOURS = 21
@@ -71,7 +72,7 @@ def one_tag(session, millions):
         entry = running_cluster.entries[service][0]
         events = running_cluster.events(service)
         result.figures[f"MiB of {service} memory"] = memory_mib(entry["pid"])
-        running_cluster.kill(entry["id"], signal.SIGTERM)
+        running_cluster.kill(entry["id"], signal.SIGTERM, STOP_TIMEOUT_S)
         # Without the room that a running node keeps for its write-ahead log.
         result.figures[f"bytes of {service} disk a tag"] = disk_bytes(entry["data"]) / events
         result.figures[f"s of {service} start-up"] = start_s(running_cluster, entry)

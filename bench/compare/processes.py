@@ -86,12 +86,12 @@ def running(argv, log, **options):
         process.stop()
 
 
-def run(argv, *, timeout_s, user=None, cwd=None, stdin=None):
+def run(argv, *, timeout_s, user=None, cwd=None):
     """Runs a program to its end; returns what it printed on stdout. BenchError where it fails or takes too long."""
     as_user = ["--reuid", user, "--regid", user, "--clear-groups"] if user else []
     try:
-        done = subprocess.run([*DIE_WITH_PARENT, *as_user, *map(str, argv)], stdin=stdin or subprocess.DEVNULL, capture_output=True,
-                              text=True, cwd=cwd, timeout=timeout_s, start_new_session=True)
+        done = subprocess.run([*DIE_WITH_PARENT, *as_user, *map(str, argv)], stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True, cwd=cwd, timeout=timeout_s, start_new_session=True)
     except subprocess.TimeoutExpired as error:
         raise BenchError(f"{argv[0]} took more than {timeout_s:.0f} s") from error
     if done.returncode != 0:

@@ -48,17 +48,17 @@ def main(argv):
     options = parse_arguments(argv)
     # What ends this ends what it started: every process is stopped on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    path = table.new_path(options.out)
     with Session(seconds=options.seconds, data_dir=options.data, quick=options.quick,
                  note=lambda line: print(line, flush=True)) as session:
-        try:
-            for name in options.sections:
-                cases = [case for case in SECTIONS[name].cases()
-                         if (options.case or "") in case.name and (case.quick or not options.quick)]
+        for name in options.sections:
+            cases = [case for case in SECTIONS[name].cases()
+                     if (options.case or "") in case.name and (case.quick or not options.quick)]
+            try:
                 session.run(cases, min(options.rounds, getattr(SECTIONS[name], "ROUNDS_MAX", options.rounds)))
-        finally:
-            if any(result.measurement or result.error for result in session.results):
-                path = table.write(session, " ".join(argv), options.out)
-                print(f"\n{path.read_text()}\nIt is in {path}, every round in {path.with_suffix('.json').name}.")
+            finally:
+                table.write(session, " ".join(argv), path)
+    print(f"\n{path.read_text()}\nIt is in {path}, every round in {path.with_suffix('.json').name}.")
     return 1 if any(result.error for result in session.results) else 0
 
 

@@ -11,10 +11,11 @@ import pathlib
 import shutil
 import tempfile
 import time
+import traceback
 from typing import Callable, Optional
 
 import measure
-from processes import BenchError, free_ports, local_cluster, program, running
+from processes import BenchError, free_ports, program, running
 
 H_SECONDS_MAX = 3
 H_CONNECTIONS_DEFAULT = 64
@@ -65,20 +66,21 @@ class Session:
         self.seconds = seconds
         self.quick = quick
         self.note = note
-        self._parent = pathlib.Path(data_dir)
-        self._stack = contextlib.ExitStack()
         self.results = []
+        self._parent = pathlib.Path(data_dir)
 
     def __enter__(self):
         refuse_memory(self._parent)
-        # Others than this user may look in: PostgreSQL refuses to run as root.
-        self.data_dir = pathlib.Path(tempfile.mkdtemp(prefix="allezon-bench-", dir=self._parent))
-        self.data_dir.chmod(0o755)
-        self._stack.callback(shutil.rmtree, self.data_dir, ignore_errors=True)
-        self._h_port = free_ports(1)[0]
-        self._h_server = self._stack.enter_context(
-            running([program("allezon-bench-http204"), f"--port={self._h_port}"], self.data_dir / "http204.log"))
-        self._h_server.wait_port(self._h_port)
+        with contextlib.ExitStack() as stack:
+            self.data_dir = pathlib.Path(tempfile.mkdtemp(prefix="allezon-bench-", dir=self._parent))
+            stack.callback(shutil.rmtree, self.data_dir, ignore_errors=True)
+            # Others than this user may look in: PostgreSQL refuses to run as root.
+            self.data_dir.chmod(0o755)
+            self._h_port = free_ports(1)[0]
+            self._h_server = stack.enter_context(
+                running([program("allezon-bench-http204"), f"--port={self._h_port}"], self.data_dir / "http204.log"))
+            self._h_server.wait_port(self._h_port)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *exception):
@@ -87,13 +89,20 @@ class Session:
     def run(self, cases, rounds):
         """The rounds of a section. What its cases share ends with it."""
         with contextlib.ExitStack() as self._section:
-            self._shared = {}
+            self._shared, self._failed = {}, {}
             self._run_rounds(cases, rounds)
 
     def shared(self, opened):
-        """The value of a context manager that `opened(session)` makes at the first call of a section."""
+        """The value of a context manager that `opened(session)` makes at the first call of a section. What fails once
+        is not tried again, since it may take long."""
+        if opened in self._failed:
+            raise BenchError(f"{opened.__name__} failed before: {self._failed[opened]}")
         if opened not in self._shared:
-            self._shared[opened] = self._section.enter_context(opened(self))
+            try:
+                self._shared[opened] = self._section.enter_context(opened(self))
+            except Exception as error:
+                self._failed[opened] = error
+                raise
         return self._shared[opened]
 
     def _run_rounds(self, cases, rounds):
@@ -105,9 +114,10 @@ class Session:
                 try:
                     result, before = self._measure(case, number, before)
                     self.note(f"    {describe(result)}  [{time.monotonic() - started:.0f} s]")
-                except (BenchError, local_cluster.ClusterError, OSError) as error:
-                    result, before = Result(case, number, error=str(error)), {}
-                    self.note(f"    FAILED: {error}")
+                except Exception as error:  # whatever it is, the other cases go on
+                    text = str(error) if isinstance(error, BenchError) else traceback.format_exc()
+                    result, before = Result(case, number, error=text), {}
+                    self.note(f"    FAILED: {text}")
                 self.results.append(result)
 
     def _measure(self, case, number, before):

@@ -11,14 +11,16 @@ import statistics
 import time
 
 
-def write(session, options, folder):
-    """Returns the path of the Markdown."""
+def new_path(folder):
+    """Of the Markdown; the JSON lies beside it."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"bench-{time.strftime('%Y%m%d-%H%M%S')}.md"
+    return folder / f"bench-{time.strftime('%Y%m%d-%H%M%S')}.md"
+
+
+def write(session, options, path):
     path.write_text(markdown(session, options))
     content = {"options": options, "machine": machine(), "results": records(session.results)}
     path.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
-    return path
 
 
 def records(results):
@@ -91,7 +93,7 @@ def row(name, results, everything):
     case = results[0].case
     done = [r for r in results if r.measurement]
     if not done:
-        return [name, "FAILED", "", "", "", "", "", "", "", results[-1].error.splitlines()[0]]
+        return [name, "FAILED", "", "", "", "", "", "", "", results[-1].error.splitlines()[-1]]
     ms = [r.measurement for r in done]
     ratios = [r.ratio for r in done if r.h]
     failed = sum(m.failed for m in ms)
