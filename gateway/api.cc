@@ -184,42 +184,45 @@ Plan Api::PlanOf(std::string_view method, std::string_view target, std::string_v
   return plan;
 }
 
-Response Api::Handle(const Plan& plan, const std::vector<std::string>& keys,
-                     std::string_view body) {
-  if (plan.answer) return *plan.answer;
+void Api::Handle(const Plan& plan, const std::vector<std::string>& keys, std::string_view body,
+                 Told told) {
+  if (plan.answer) return told(*plan.answer);
   switch (plan.route) {
     case Route::kUserTags:
-      return UserTags(plan, keys, body);
+      return UserTags(plan, keys, body, std::move(told));
     case Route::kUserProfiles:
-    case Route::kAggregates: {
-      Response response =
-          plan.route == Route::kUserProfiles ? UserProfiles(plan) : Aggregates(plan);
-      if (response.status == 200 && !IsBlank(body)) CompareWithBody(plan, response, body);
-      return response;
-    }
+    case Route::kAggregates:
+      return told(Query(plan, body));
     case Route::kHealthz:
-      return Json("{\"status\":\"ok\"}");
+      return told(Json("{\"status\":\"ok\"}"));
     case Route::kReadyz:
-      return Readyz();
+      return told(Readyz());
     case Route::kMetrics:
-      return {200, "text/plain; version=0.0.4; charset=utf-8", rpc::MetricsText(), {}};
+      return told({200, "text/plain; version=0.0.4; charset=utf-8", rpc::MetricsText(), {}});
     case Route::kUnknown:
       break;
   }
-  return ToResponse({.status = 404, .detail = "there is no such path"});
+  told(ToResponse({.status = 404, .detail = "there is no such path"}));
 }
 
-Response Api::UserTags(const Plan& plan, const std::vector<std::string>& keys,
-                       std::string_view body) {
+void Api::UserTags(const Plan& plan, const std::vector<std::string>& keys, std::string_view body,
+                   Told told) {
   if (keys.size() > 1) {
-    return ToResponse(
-        {.status = 400, .detail = "Idempotency-Key is given twice", .field = "Idempotency-Key"});
+    return told(ToResponse(
+        {.status = 400, .detail = "Idempotency-Key is given twice", .field = "Idempotency-Key"}));
   }
   if (!keys.empty()) {
-    if (absl::Status s = CheckKeyHeader(keys[0]); !s.ok()) return ToResponse(ProblemOf(s));
+    if (absl::Status s = CheckKeyHeader(keys[0]); !s.ok()) return told(ToResponse(ProblemOf(s)));
   }
   const std::string_view key = keys.empty() ? std::string_view() : std::string_view(keys[0]);
-  return plan.batch ? intake_.AddBatch(body, key) : intake_.AddTag(body, key);
+  if (plan.batch) return told(intake_.AddBatch(body, key));
+  intake_.AddTag(body, key, std::move(told));
+}
+
+Response Api::Query(const Plan& plan, std::string_view body) {
+  Response response = plan.route == Route::kUserProfiles ? UserProfiles(plan) : Aggregates(plan);
+  if (response.status == 200 && !IsBlank(body)) CompareWithBody(plan, response, body);
+  return response;
 }
 
 Response Api::UserProfiles(const Plan& plan) {

@@ -62,15 +62,20 @@ class Api {
   static Plan PlanOf(std::string_view method, std::string_view target,
                      std::string_view content_type);
 
-  // `body` must be readable for kJsonPaddingBytes past its end. `keys` are the values of the
-  // header Idempotency-Key. Blocks until the request's deadline at most.
-  Response Handle(const Plan& plan, const std::vector<std::string>& keys, std::string_view body);
+  // Gives `told` the answer, once. A tag's may come from another thread, by its deadline and a
+  // second at most; every other one comes before this returns, which blocks until the request's
+  // deadline at most. `body` must be readable for kJsonPaddingBytes past its end. `keys` are the
+  // values of the header Idempotency-Key.
+  void Handle(const Plan& plan, const std::vector<std::string>& keys, std::string_view body,
+              Told told);
 
   // From now on /readyz says 503, so that no new requests are sent here.
   void SetDraining() { draining_.store(true); }
 
  private:
-  Response UserTags(const Plan& plan, const std::vector<std::string>& keys, std::string_view body);
+  void UserTags(const Plan& plan, const std::vector<std::string>& keys, std::string_view body,
+                Told told);
+  Response Query(const Plan& plan, std::string_view body);
   Response UserProfiles(const Plan& plan);
   Response Aggregates(const Plan& plan);
   Response Readyz();

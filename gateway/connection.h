@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // One client's socket: bytes in and out, each step with a deadline, and nothing read without a
-// bound. Used by one thread at a time.
+// bound. Used by one thread at a time, but for Write, which another one may call instead.
 #pragma once
 
 #include <atomic>

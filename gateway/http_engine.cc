@@ -5,9 +5,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <exception>
-
-#include "rpc/log.h"
 
 namespace allezon::gateway {
 namespace {
@@ -110,22 +107,6 @@ bool IsPlainNoContent(const Head& head, const Answer& answer) {
          head.keep_alive && !head.http_1_0 && head.method != "HEAD";
 }
 
-// No handler of ours throws; std::bad_alloc may come from anywhere.
-Answer Ask(const Respond& respond) {
-  std::string what;
-  try {
-    return respond();
-  } catch (const std::exception& e) {
-    what = e.what();
-  } catch (...) {
-    what = "unknown";
-  }
-  rpc::LogError("a request failed with an exception", {{"what", what}});
-  return {
-      .response = ToResponse({.status = 500, .detail = "the request could not be worked through"}),
-      .close = true};
-}
-
 }  // namespace
 
 HttpEngine::HttpEngine() : library_(std::make_unique<Library>()) {
@@ -138,8 +119,7 @@ HttpEngine::HttpEngine() : library_(std::make_unique<Library>()) {
 }
 HttpEngine::~HttpEngine() = default;
 
-std::string HttpEngine::Run(const Head& head, const Respond& respond, Answer& answer) {
-  answer = Ask(respond);
+std::string HttpEngine::Form(const Head& head, Answer& answer) const {
   return IsPlainNoContent(head, answer) ? no_content_ : library_->Form(head, answer);
 }
 

@@ -24,6 +24,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "gateway/connection.h"
+#include "gateway/exchange.h"
 #include "gateway/http_engine.h"
 #include "gateway/http_metrics.h"
 #include "gateway/listener.h"
@@ -43,32 +44,6 @@ constexpr milliseconds kDrainIdleTime{100};
 constexpr size_t kWaitingMax = 1024;
 constexpr milliseconds kAcceptPauseTime{10};
 constexpr int64_t kAcceptLogIntervalSeconds = 1;
-
-// Where a connection is in its life, for those who look for one to end.
-enum class Phase {
-  kIdle,
-  kTransfer,  // a request comes in, or an answer goes out
-  kServing,
-  kLeaving,  // gives way to another: answers what has already arrived, and ends
-  kCut,      // the same, without an answer
-};
-
-struct Live {
-  explicit Live(int descriptor) : fd(descriptor) {}
-  const int fd;
-  std::atomic<Phase> phase{Phase::kIdle};
-  std::atomic<steady_clock::rep> since{steady_clock::now().time_since_epoch().count()};
-
-  bool leaving() const { return phase.load() >= Phase::kLeaving; }
-  // False where the connection was cut. One that is leaving stays so.
-  bool Enter(Phase next) {
-    since.store(steady_clock::now().time_since_epoch().count());
-    Phase now = phase.load();
-    while (now < Phase::kLeaving && !phase.compare_exchange_weak(now, next)) {
-    }
-    return now != Phase::kCut;
-  }
-};
 
 // The problem that a failed read of the body is; none where the client has gone.
 Problem ReadProblem(Io io, size_t bytes_max) {
@@ -105,7 +80,8 @@ struct HttpServer::Impl {
         options(std::move(settings)),
         listener(listened),
         wake_fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
-        budget(options.body_bytes_total_max) {}
+        budget(options.body_bytes_total_max),
+        context{engine, metrics, stopping, options.write_timeout} {}
 
   void Accept();
   // Finds a thread for a new connection, or ends it.
@@ -122,11 +98,11 @@ struct HttpServer::Impl {
   void Enlist(Live& entry) ABSL_LOCKS_EXCLUDED(mutex);
   // Also counts the thread as idle.
   void Dismiss(Live& entry) ABSL_LOCKS_EXCLUDED(mutex);
-  void Serve(Connection& connection, Live& live);
-  // One request; false where the connection is at its end.
-  bool ServeOne(Connection& connection, Live& live);
-  Answer AnswerTo(const Head& head, const std::optional<Problem>& broken, Connection& connection,
-                  Live& live, SteadyTime deadline, Route& route);
+  // Returns once nothing is sent any more.
+  void Serve(Connection& connection, const std::shared_ptr<Live>& entry);
+  // One request, whose answer may be on its way yet; false where the connection is at its end.
+  bool ServeOne(Connection& connection, const std::shared_ptr<Live>& entry);
+  void Handle(const Plan& plan, const std::shared_ptr<Exchange>& exchange, std::string_view body);
   void Stop(milliseconds grace);
 
   Api& api;
@@ -137,6 +113,7 @@ struct HttpServer::Impl {
   HttpEngine engine;
   HttpMetrics metrics;
   std::atomic<bool> stopping{false};
+  const ExchangeContext context;
 
   absl::Mutex mutex;
   absl::CondVar work;
@@ -218,18 +195,11 @@ bool HttpServer::Impl::Evict() {
   for (const Phase phase : {Phase::kIdle, Phase::kTransfer}) {
     Live* oldest = nullptr;
     for (Live* candidate : live) {
-      if (candidate->phase.load() != phase) continue;
-      if (phase == Phase::kTransfer && candidate->since.load() > slow) continue;
-      if (oldest == nullptr || candidate->since.load() < oldest->since.load()) oldest = candidate;
+      if (candidate->phase() != phase) continue;
+      if (phase == Phase::kTransfer && candidate->since() > slow) continue;
+      if (oldest == nullptr || candidate->since() < oldest->since()) oldest = candidate;
     }
-    if (oldest == nullptr) continue;
-    Phase expected = phase;
-    const bool idle = phase == Phase::kIdle;
-    if (!oldest->phase.compare_exchange_strong(expected, idle ? Phase::kLeaving : Phase::kCut)) {
-      continue;
-    }
-    // Of one that is idle only reading ends, and that behind what has already arrived.
-    shutdown(oldest->fd, idle ? SHUT_RD : SHUT_RDWR);
+    if (oldest == nullptr || !oldest->End(phase)) continue;
     ++leaving;
     metrics.evicted.Increment();
     return true;
@@ -240,19 +210,14 @@ bool HttpServer::Impl::Evict() {
 void HttpServer::Impl::Refuse(int fd) {
   metrics.refused.Increment();
   Connection connection(fd);
-  Answer answer;
   Head head;
   head.method = "GET";
   head.keep_alive = false;
-  const std::string bytes = engine.Run(
-      head,
-      [] {
-        return Answer{ToResponse({.status = 503,
-                                  .detail = "too many connections; nothing was stored, retry",
-                                  .retry_after_s = 1}),
-                      true, true};
-      },
-      answer);
+  Answer answer{ToResponse({.status = 503,
+                            .detail = "too many connections; nothing was stored, retry",
+                            .retry_after_s = 1}),
+                true};
+  const std::string bytes = engine.Form(head, answer);
   // Without waiting: an empty socket takes so little at once, and the acceptor has no time.
   connection.Write(bytes, steady_clock::now());
   metrics.Count(Route::kUnknown, 503, std::chrono::nanoseconds(0));
@@ -261,11 +226,11 @@ void HttpServer::Impl::Refuse(int fd) {
 void HttpServer::Impl::Work() {
   for (int fd = Next(); fd >= 0; fd = Next()) {
     Connection connection(fd);
-    Live entry(fd);
-    Enlist(entry);
+    const auto entry = std::make_shared<Live>(fd);
+    Enlist(*entry);
     Serve(connection, entry);
     // Before the descriptor is closed, and perhaps given to another connection.
-    Dismiss(entry);
+    Dismiss(*entry);
   }
 }
 
@@ -293,27 +258,39 @@ void HttpServer::Impl::Enlist(Live& entry) {
 void HttpServer::Impl::Dismiss(Live& entry) {
   absl::MutexLock lock(&mutex);
   live.erase(&entry);
-  if (entry.leaving()) --leaving;
+  if (entry.is_leaving()) --leaving;
   ++idle_workers;
   metrics.connections.Set(static_cast<double>(live.size()));
 }
 
-void HttpServer::Impl::Serve(Connection& connection, Live& live_entry) {
-  while (live_entry.Enter(Phase::kIdle)) {
+void HttpServer::Impl::Serve(Connection& connection, const std::shared_ptr<Live>& entry) {
+  while (true) {
+    const bool expects_answer = entry->expects_answer();
+    if (!expects_answer && !entry->Enter(Phase::kIdle)) return;
     // Looked at after the phase was set: Stop sets the flag first, and then looks at the phases.
     const milliseconds patience = stopping.load() ? kDrainIdleTime : options.idle_timeout;
-    if (connection.WaitForRequest(steady_clock::now() + patience) != Io::kOk) return;
-    if (!live_entry.Enter(Phase::kTransfer)) return;
-    if (!ServeOne(connection, live_entry)) return;
+    const Io io = connection.WaitForRequest(steady_clock::now() + patience);
+    if (!entry->AwaitSent()) return;
+    // The client has been idle since its answer only.
+    if (io == Io::kTimeout && expects_answer) continue;
+    if (io != Io::kOk || !entry->Enter(Phase::kTransfer) || !ServeOne(connection, entry)) return;
   }
 }
 
-bool HttpServer::Impl::ServeOne(Connection& connection, Live& live_entry) {
+bool HttpServer::Impl::ServeOne(Connection& connection, const std::shared_ptr<Live>& entry) {
   const SteadyTime began = steady_clock::now();
+  const auto exchange = std::make_shared<Exchange>(context, entry, connection, began);
+  // What goes wrong before the request is handled ends the connection, since the client may still
+  // be sending.
+  const auto end_with = [&](Response response) {
+    exchange->Send({std::move(response), true});
+    connection.Linger();
+    return false;
+  };
   std::string text;
   const Io io = connection.ReadHead(began + options.head_timeout, text);
   if (io == Io::kClosed) return false;  // nobody is there to be told
-  Head head;
+  Head& head = exchange->head;
   std::optional<Problem> broken;
   if (io == Io::kTooLarge) {
     broken = HeadTooLarge(text);
@@ -326,43 +303,43 @@ bool HttpServer::Impl::ServeOne(Connection& connection, Live& live_entry) {
     head = Head();
     head.method = "GET";
     head.keep_alive = false;
+    return end_with(ToResponse(*broken));
   }
-  Route route = Route::kUnknown;
-  Answer answer;
-  const std::string bytes = engine.Run(
-      head,
-      [&] {
-        return AnswerTo(head, broken, connection, live_entry, began + options.body_timeout, route);
-      },
-      answer);
-  if (!live_entry.Enter(Phase::kTransfer)) return false;
-  const Io written = connection.Write(bytes, steady_clock::now() + options.write_timeout);
-  metrics.Count(route, answer.response.status, steady_clock::now() - began);
-  if (written != Io::kOk) return false;
-  if (answer.unread) connection.Linger();
-  return !answer.close;
-}
-
-Answer HttpServer::Impl::AnswerTo(const Head& head, const std::optional<Problem>& broken,
-                                  Connection& connection, Live& live_entry, SteadyTime deadline,
-                                  Route& route) {
-  if (broken) return {ToResponse(*broken), true, true};
   Plan plan = Api::PlanOf(head.method, head.target, head.content_type);
-  route = plan.route;
+  exchange->route = plan.route;
   if (!head.content_encoding.empty() && !plan.answer) {
     plan.answer = ToResponse({.status = 415,
                               .detail = "bodies are taken as they are: send no "
                                         "Content-Encoding"});
   }
   Body body(budget);
-  if (const Io io = connection.ReadBody(head, plan.body_bytes_max, deadline, body); io != Io::kOk) {
+  if (const Io read =
+          connection.ReadBody(head, plan.body_bytes_max, began + options.body_timeout, body);
+      read != Io::kOk) {
     // An answer that does not need the body says more than that it is too long.
-    return {plan.answer ? *plan.answer : ToResponse(ReadProblem(io, plan.body_bytes_max)), true,
-            true};
+    return end_with(plan.answer ? *plan.answer
+                                : ToResponse(ReadProblem(read, plan.body_bytes_max)));
   }
-  if (!live_entry.Enter(Phase::kServing)) return {ToResponse({.status = 503}), true, true};
-  Response response = api.Handle(plan, head.idempotency_keys, body.text());
-  return {std::move(response), !head.keep_alive || live_entry.leaving() || stopping.load()};
+  if (!entry->Enter(Phase::kServing)) return false;
+  entry->ExpectAnswer();
+  Handle(plan, exchange, body.text());
+  return true;
+}
+
+void HttpServer::Impl::Handle(const Plan& plan, const std::shared_ptr<Exchange>& exchange,
+                              std::string_view body) {
+  // No handler of ours throws; std::bad_alloc may come from anywhere.
+  std::string what;
+  try {
+    return api.Handle(plan, exchange->head.idempotency_keys, body,
+                      [exchange](Response response) { exchange->Tell(std::move(response)); });
+  } catch (const std::exception& e) {
+    what = e.what();
+  } catch (...) {
+    what = "unknown";
+  }
+  rpc::LogError("a request failed with an exception", {{"what", what}});
+  exchange->Tell(ToResponse({.status = 500, .detail = "the request could not be worked through"}));
 }
 
 void HttpServer::Impl::Stop(milliseconds grace) {
@@ -379,14 +356,14 @@ void HttpServer::Impl::Stop(milliseconds grace) {
     work.SignalAll();
     // Reading ends behind what has already arrived, so that a request on the wire is answered.
     for (Live* entry : live) {
-      if (entry->phase.load() == Phase::kIdle) shutdown(entry->fd, SHUT_RD);
+      if (entry->phase() == Phase::kIdle) entry->EndReading();
     }
     const auto drained = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
       return live.empty() && pending.empty();
     };
     if (!mutex.AwaitWithTimeout(absl::Condition(&drained), absl::FromChrono(grace))) {
       rpc::LogWarn("connections are cut off after the grace", {{"connections", live.size()}});
-      for (Live* entry : live) shutdown(entry->fd, SHUT_RDWR);
+      for (Live* entry : live) entry->EndAll();
     }
     joined.swap(workers);
   }

@@ -113,23 +113,52 @@ class Lines {
   absl::Status worst_ ABSL_GUARDED_BY(mutex_);
 };
 
-// Told by both services about one line.
-class LineDone final : public router::WriteDone {
+// Told by both services about one tag.
+class BothDone : public router::WriteDone {
  public:
-  explicit LineDone(std::shared_ptr<Lines> lines) : lines_(std::move(lines)) {}
-
-  void Done(const absl::Status& status) override {
+  void Done(const absl::Status& status) final {
     outcomes_[begun_.fetch_add(1, std::memory_order_relaxed)] = status;
     // Release what this thread wrote, acquire what the other one did.
     if (ended_.fetch_add(1, std::memory_order_acq_rel) == 0) return;
-    lines_->Leave(Severity(outcomes_[0]) > Severity(outcomes_[1]) ? outcomes_[0] : outcomes_[1]);
+    Ended(Severity(outcomes_[0]) > Severity(outcomes_[1]) ? outcomes_[0] : outcomes_[1]);
   }
 
  private:
-  const std::shared_ptr<Lines> lines_;
+  // The outcome that promises less.
+  virtual void Ended(const absl::Status& worst) = 0;
+
   std::array<absl::Status, 2> outcomes_;
   std::atomic<int> begun_{0};
   std::atomic<int> ended_{0};
+};
+
+class LineDone final : public BothDone {
+ public:
+  explicit LineDone(std::shared_ptr<Lines> lines) : lines_(std::move(lines)) {}
+
+ private:
+  void Ended(const absl::Status& worst) override { lines_->Leave(worst); }
+
+  const std::shared_ptr<Lines> lines_;
+};
+
+class TagDone final : public BothDone {
+ public:
+  TagDone(Told told, bool has_key, prometheus::Counter& accepted)
+      : told_(std::move(told)), has_key_(has_key), accepted_(accepted) {}
+
+ private:
+  void Ended(const absl::Status& worst) override {
+    if (!worst.ok()) return told_(ToResponse(WriteProblem(worst, "the tag", has_key_)));
+    accepted_.Increment();
+    Response response;
+    response.status = 204;
+    told_(std::move(response));
+  }
+
+  const Told told_;
+  const bool has_key_;
+  prometheus::Counter& accepted_;
 };
 
 bool IsBlank(std::string_view line) {
@@ -189,21 +218,14 @@ TagIntake::TagIntake(router::Writer& profiles, router::Writer& aggregates, Intak
       lines_rejected_(rpc::MakeCounter("allezon_batch_lines_rejected_total",
                                        "Lines of batches that were no tags.")) {}
 
-Response TagIntake::AddTag(std::string_view body, std::string_view key) {
+void TagIntake::AddTag(std::string_view body, std::string_view key, Told told) {
   const absl::Time now = options_.clock();
   absl::StatusOr<router::EventRef> event = MakeTagEvent(body, key, options_, now);
-  if (!event.ok()) return ToResponse(ProblemOf(event.status()));
+  if (!event.ok()) return told(ToResponse(ProblemOf(event.status())));
   const absl::Time deadline = absl::Now() + options_.tag_timeout;
-  // One completion for both services: a hand-over between threads is what a request costs most.
-  const auto group = std::make_shared<router::WriteGroup>(2);
-  profiles_.Write(*event, deadline, group);
-  aggregates_.Write(*event, deadline, group);
-  const absl::Status stored = group->Wait(deadline);
-  if (!stored.ok()) return ToResponse(WriteProblem(stored, "the tag", !key.empty()));
-  tags_accepted_.Increment();
-  Response response;
-  response.status = 204;
-  return response;
+  const auto done = std::make_shared<TagDone>(std::move(told), !key.empty(), tags_accepted_);
+  profiles_.Write(*event, deadline, done);
+  aggregates_.Write(*event, deadline, done);
 }
 
 Response TagIntake::AddBatch(std::string_view body, std::string_view key) {

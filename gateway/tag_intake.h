@@ -25,6 +25,9 @@ inline constexpr size_t kBatchLinesInFlightMax = 4000;
 // A batch with more broken lines is refused as a whole, before any line is stored.
 inline constexpr size_t kBatchRejectedMax = 100'000;
 
+// Gets the answer to a request.
+using Told = std::function<void(Response)>;
+
 struct IntakeOptions {
   uint32_t shards = router::kShardsDefault;
   absl::Duration future_max = absl::Hours(24);
@@ -38,9 +41,10 @@ class TagIntake {
   // The writers must outlive it.
   TagIntake(router::Writer& profiles, router::Writer& aggregates, IntakeOptions options);
 
-  // One JSON tag: 204 once it is durable in both services. `body` must be readable for
-  // kJsonPaddingBytes past its end. `key` empty: none. Blocks until the deadline at most.
-  Response AddTag(std::string_view body, std::string_view key);
+  // One JSON tag: `told` gets 204 once it is durable in both services, or else why not: once, from
+  // any thread, possibly before this returns, and as late as a Writer is. `body` must be readable
+  // for kJsonPaddingBytes past its end. `key` empty: none. Does not block.
+  void AddTag(std::string_view body, std::string_view key, Told told);
 
   // One tag a line: 200 once every line that is a tag is durable in both services. A line that
   // could not be stored fails the batch, with the number of lines that surely are.

@@ -276,37 +276,6 @@ EventRef MakeEvent(std::string_view cookie, int64_t time_ms, std::string seriali
   return event;
 }
 
-struct WriteGroup::State {
-  absl::Mutex mutex;
-  int left ABSL_GUARDED_BY(mutex) = 0;
-  absl::Status worst ABSL_GUARDED_BY(mutex);
-};
-
-WriteGroup::WriteGroup(int writes) : state_(std::make_unique<State>()) {
-  absl::MutexLock lock(&state_->mutex);
-  state_->left = writes;
-}
-
-WriteGroup::~WriteGroup() = default;
-
-void WriteGroup::Done(const absl::Status& status) {
-  absl::MutexLock lock(&state_->mutex);
-  if (state_->worst.ok()) state_->worst = status;
-  --state_->left;
-}
-
-absl::Status WriteGroup::Wait(absl::Time deadline) {
-  absl::MutexLock lock(&state_->mutex);
-  const bool done =
-      state_->mutex.AwaitWithDeadline(absl::Condition(
-                                          +[](int* left) { return *left == 0; }, &state_->left),
-                                      deadline);
-  if (!done && state_->worst.ok()) {
-    return absl::DeadlineExceededError("no answer in time; the tag may be stored or not");
-  }
-  return state_->worst;
-}
-
 std::unique_ptr<Writer> MakeWriter(std::string_view service, Channels& channels,
                                    LaneOptions options) {
   return std::make_unique<LaneWriter>(service, channels, options);

@@ -39,21 +39,6 @@ class WriteDone {
   virtual void Done(const absl::Status& status) = 0;
 };
 
-// Waits for a number of writes and keeps the worst of their outcomes: one wake-up however many
-// there were. Thread-safe.
-class WriteGroup : public WriteDone {
- public:
-  explicit WriteGroup(int writes);
-  ~WriteGroup() override;
-  void Done(const absl::Status& status) override;
-  // The first error, or OK once all are done; kDeadlineExceeded when `deadline` passes first.
-  absl::Status Wait(absl::Time deadline);
-
- private:
-  struct State;
-  std::unique_ptr<State> state_;
-};
-
 struct LaneOptions {
   int batches_in_flight_max = 2;
   // How long after an answer the next batch is gathered, where less than large_batch_events wait.
@@ -74,7 +59,8 @@ class Writer {
  public:
   virtual ~Writer() = default;
   // Stores `event` by the deadline; retries what is safe with the same event id. A full queue is
-  // kResourceExhausted.
+  // kResourceExhausted. `done` is told by the deadline, or, where an instance that got the event
+  // hangs just then, up to a second later.
   virtual void Write(EventRef event, absl::Time deadline, std::shared_ptr<WriteDone> done) = 0;
 };
 

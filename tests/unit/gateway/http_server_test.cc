@@ -137,6 +137,47 @@ TEST_F(HttpServerTest, PipelinedRequestsAreAnsweredInOrder) {
   EXPECT_THAT(client.Receive(), StartsWith("HTTP/1.1 404 "));
 }
 
+TEST_F(HttpServerTest, WhatFollowsATagThatIsBeingStoredWaitsForItsAnswer) {
+  services_.profile_writer.Hold();
+  Start();
+  Client client(port());
+  client.Send(absl::StrCat(PostTag(kTagJson), "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"));
+  ASSERT_TRUE(services_.profile_writer.WaitForEvents(1));
+  services_.profile_writer.Release(absl::OkStatus());
+  EXPECT_THAT(client.Receive(), StartsWith("HTTP/1.1 204 "));
+  EXPECT_THAT(client.Receive(), StartsWith("HTTP/1.1 200 "));
+}
+
+TEST_F(HttpServerTest, AConnectionThatEndsWithATagIsClosedOnceItIsAnswered) {
+  services_.profile_writer.Hold();
+  Start();
+  Client client(port());
+  client.Send(PostTag(kTagJson, "Connection: close\r\n"));
+  ASSERT_TRUE(services_.profile_writer.WaitForEvents(1));
+  services_.profile_writer.Release(absl::OkStatus());
+  EXPECT_THAT(client.Receive(), StartsWith("HTTP/1.1 204 "));
+  EXPECT_TRUE(client.Closed());
+}
+
+TEST_F(HttpServerTest, AClientThatLeavesBeforeItsTagIsStoredHarmsNobody) {
+  services_.profile_writer.Hold();
+  HttpServerOptions options;
+  options.connections_max = 1;
+  Start(options);
+  {
+    Client client(port());
+    client.Send(PostTag(kTagJson));
+    ASSERT_TRUE(services_.profile_writer.WaitForEvents(1));
+  }
+  services_.profile_writer.Release(absl::OkStatus());
+  // Until then its place is taken.
+  std::string response;
+  do {
+    response = Client(port()).Call(PostTag(kTagJson));
+  } while (response.starts_with("HTTP/1.1 503 "));
+  EXPECT_THAT(response, StartsWith("HTTP/1.1 204 "));
+}
+
 TEST_F(HttpServerTest, ARequestInSinglesBytesIsUnderstood) {
   Start();
   Client client(port());

@@ -5,6 +5,7 @@
 
 #include <deque>
 #include <functional>
+#include <future>
 #include <memory>
 #include <string>
 #include <utility>
@@ -128,6 +129,13 @@ class Padded {
   std::string bytes_;
   size_t size_;
 };
+
+inline Response HandleAndWait(Api& api, const Plan& plan, const std::vector<std::string>& keys,
+                              std::string_view body) {
+  std::promise<Response> answer;
+  api.Handle(plan, keys, body, [&](Response response) { answer.set_value(std::move(response)); });
+  return answer.get_future().get();
+}
 
 inline constexpr char kTagJson[] =
     R"({"time":"2022-03-22T12:15:00.000Z","cookie":"c1","country":"PL","device":"PC","action":"VIEW",)"

@@ -95,8 +95,8 @@ TEST_F(WriterTest, OneRefusedEventFailsAlone) {
   writer_->Write(MakeTestEvent("refuse"), deadline, bad);
   writer_->Write(MakeTestEvent(), deadline, good);
   replicas_[0]->Release();
-  EXPECT_TRUE(good->Wait(absl::InfiniteFuture()).ok());
-  const absl::Status status = bad->Wait(absl::InfiniteFuture());
+  EXPECT_TRUE(good->Wait().ok());
+  const absl::Status status = bad->Wait();
   EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
   EXPECT_EQ(status.message(), "no such tag");
 }
@@ -159,7 +159,7 @@ TEST_F(WriterTest, ManyThreadsWritingGetOneAnswerEach) {
           auto group = std::make_shared<WriteGroup>(1);
           writer_->Write(MakeEvent(absl::StrCat("c", i), 1, "tag", "", 8, absl::Now()),
                          absl::Now() + absl::Seconds(30), group);
-          ok += group->Wait(absl::InfiniteFuture()).ok();
+          ok += group->Wait().ok();
         }
       });
     }
@@ -176,14 +176,6 @@ TEST_F(WriterTest, ReadinessNamesWhoDoesNotServe) {
   const absl::Status status = channels_->CheckReady(deadline);
   EXPECT_TRUE(absl::IsUnavailable(status));
   EXPECT_NE(status.message().find("8 of 8 shards"), std::string::npos) << status;
-}
-
-TEST(WriteGroup, KeepsTheFirstErrorAndAWaitThatWasGivenUpIsSafe) {
-  auto group = std::make_shared<WriteGroup>(2);
-  group->Done(absl::UnavailableError("x"));
-  EXPECT_TRUE(absl::IsUnavailable(group->Wait(absl::InfinitePast())));
-  group->Done(absl::OkStatus());
-  EXPECT_TRUE(absl::IsUnavailable(group->Wait(absl::InfiniteFuture())));
 }
 
 }  // namespace

@@ -144,6 +144,33 @@ class Outcomes final : public WriteDone {
   size_t wanted_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
+// Waits for a number of writes; the first error, or OK.
+class WriteGroup final : public WriteDone {
+ public:
+  explicit WriteGroup(int writes) : left_(writes) {}
+  void Done(const absl::Status& status) override {
+    absl::MutexLock lock(&mutex_);
+    first_error_.Update(status);
+    --left_;
+  }
+  bool WaitFor(absl::Duration timeout) {
+    absl::MutexLock lock(&mutex_);
+    return mutex_.AwaitWithTimeout(absl::Condition(
+                                       +[](int* left) { return *left == 0; }, &left_),
+                                   timeout);
+  }
+  absl::Status Wait() {
+    WaitFor(absl::InfiniteDuration());
+    absl::MutexLock lock(&mutex_);
+    return first_error_;
+  }
+
+ private:
+  absl::Mutex mutex_;
+  int left_ ABSL_GUARDED_BY(mutex_);
+  absl::Status first_error_ ABSL_GUARDED_BY(mutex_);
+};
+
 class WriterTest : public testing::Test {
  protected:
   // As many servers as `rf`, each a replica of every shard.
@@ -199,7 +226,7 @@ class WriterTest : public testing::Test {
   absl::Status WriteOne(absl::Duration timeout = absl::Seconds(10)) {
     auto group = std::make_shared<WriteGroup>(1);
     writer_->Write(MakeTestEvent(), absl::Now() + timeout, group);
-    return group->Wait(absl::InfiniteFuture());
+    return group->Wait();
   }
 
   int next_ = 0;
