@@ -78,10 +78,20 @@ void Bucket::Remove(std::string_view event_id, std::string_view tag) {
 std::string LogKey(int64_t minute, router::ShardId shard, std::string_view event_id) {
   std::string key;
   key.reserve(kMinuteBytes + kShardBytes + event_id.size());
-  AppendMinute(key, minute);
-  AppendShard(key, shard);
-  key.append(event_id);
+  AppendLogKey(minute, shard, event_id, key);
   return key;
+}
+
+void AppendLogKey(int64_t minute, router::ShardId shard, std::string_view event_id,
+                  std::string& keys) {
+  AppendMinute(keys, minute);
+  AppendShard(keys, shard);
+  keys.append(event_id);
+}
+
+void AppendKeyedKey(router::ShardId shard, std::string_view event_id, std::string& keys) {
+  AppendShard(keys, shard);
+  keys.append(event_id);
 }
 
 std::string BucketKey(int64_t minute, router::ShardId shard) { return LogKey(minute, shard, {}); }
@@ -95,8 +105,7 @@ std::string MinuteKey(int64_t minute) {
 std::string KeyedKey(router::ShardId shard, std::string_view event_id) {
   std::string key;
   key.reserve(kShardBytes + event_id.size());
-  AppendShard(key, shard);
-  key.append(event_id);
+  AppendKeyedKey(shard, event_id, key);
   return key;
 }
 
@@ -114,14 +123,6 @@ std::optional<ParsedBucketKey> ParseBucketKey(std::string_view key) {
 std::optional<int64_t> ParseMinuteKey(std::string_view key) {
   if (key.size() != kMinuteBytes) return std::nullopt;
   return MinuteAt(key.data());
-}
-
-std::string LogValue(uint32_t accepted_s, std::string_view tag) {
-  std::string value;
-  value.reserve(sizeof(accepted_s) + tag.size());
-  AppendValue(value, accepted_s);
-  value.append(tag);
-  return value;
 }
 
 std::optional<ParsedLogValue> ParseLogValue(std::string_view value) {

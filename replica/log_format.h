@@ -10,6 +10,7 @@
 //           complete_as_of_s                   ->  seconds (4)
 //   log     minute (8, sign bit flipped) | shard (2) | event id (16)  ->  accepted_s (4) | tag
 //   digest  minute (8, sign bit flipped) | shard (2)  ->  count (8) | sum (16) | oldest, newest accepted_s (4 each)
+//           minute (8, sign bit flipped)              ->  nothing: the minute's digests may be behind its log
 //   taken   minute (8, sign bit flipped)              ->  taken_through_s (4)
 //   keyed   shard (2) | event id (16)                 ->  minute (8, sign bit flipped) | content hash (8)
 // clang-format on
@@ -33,7 +34,7 @@
 
 namespace allezon::replica {
 
-inline constexpr uint32_t kFormatVersion = 2;
+inline constexpr uint32_t kFormatVersion = 3;
 
 // A (shard, minute): what replicas compare. `oldest` and `newest` are bounds of accepted_s, exact
 // but for events that were removed since; 0 where it is empty.
@@ -50,8 +51,13 @@ struct Bucket {
 
 // What the keys of log and digest begin with: minute and shard.
 inline constexpr size_t kBucketKeyBytes = 10;
+inline constexpr size_t kLogKeyBytes = kBucketKeyBytes + 16;
 
 std::string LogKey(int64_t minute, router::ShardId shard, std::string_view event_id);
+// The same behind what `keys` holds.
+void AppendLogKey(int64_t minute, router::ShardId shard, std::string_view event_id,
+                  std::string& keys);
+void AppendKeyedKey(router::ShardId shard, std::string_view event_id, std::string& keys);
 std::string BucketKey(int64_t minute, router::ShardId shard);
 std::string MinuteKey(int64_t minute);
 std::string KeyedKey(router::ShardId shard, std::string_view event_id);
@@ -70,7 +76,6 @@ struct ParsedBucketKey {
 std::optional<ParsedBucketKey> ParseBucketKey(std::string_view key);
 std::optional<int64_t> ParseMinuteKey(std::string_view key);
 
-std::string LogValue(uint32_t accepted_s, std::string_view tag);
 struct ParsedLogValue {
   uint32_t accepted_s;
   std::string_view tag;

@@ -20,6 +20,14 @@ constexpr absl::Duration kReopenPause = absl::Seconds(5);
 // What an opening may write: the memtables that it makes of the log.
 constexpr uint64_t kReopenBytes = uint64_t{64} << 20;
 
+// About what a write of the entries takes: each goes into the log and the view, with keys.
+size_t BytesOf(absl::Span<const LogEntry> entries) {
+  constexpr size_t kKeysBytes = 300;
+  size_t bytes = 0;
+  for (const LogEntry& entry : entries) bytes += 2 * entry.tag.size() + kKeysBytes;
+  return bytes;
+}
+
 }  // namespace
 
 Store::Store(StoreOptions options, View& view) : options_(std::move(options)), view_(view) {}
@@ -29,6 +37,7 @@ Store::~Store() { Close(); }
 void Store::Close() {
   if (db_ == nullptr) return;
   view_.Close();
+  if (!db_failed_.load()) SaveAllDigests();
   if (db_failed_.load() || Property("rocksdb.background-errors") > 0) {
     // RocksDB cannot end in order after a write that failed half-way. What is durable is; it is
     // left as a crash would leave it, referenced so that it is no leak.
@@ -49,7 +58,8 @@ void Store::Close() {
 absl::StatusOr<std::vector<Store::Known>> Store::FindKnown(
     absl::Span<const LogEntry> entries) const {
   const size_t n = entries.size();
-  std::vector<std::string> keys(n);
+  std::string keys;  // one after the other
+  keys.reserve(n * kLogKeyBytes);
   std::vector<rocksdb::Slice> slices(n);
   std::vector<rocksdb::ColumnFamilyHandle*> families(n);
   for (size_t i = 0; i < n; ++i) {
@@ -57,9 +67,13 @@ absl::StatusOr<std::vector<Store::Known>> Store::FindKnown(
     // it is the same tag.
     const std::string_view id = router::AsBytes(entries[i].id);
     const bool keyed = router::IsKeyed(id);
-    keys[i] =
-        keyed ? KeyedKey(entries[i].shard, id) : LogKey(entries[i].minute, entries[i].shard, id);
-    slices[i] = keys[i];
+    const char* const key = keys.data() + keys.size();
+    if (keyed) {
+      AppendKeyedKey(entries[i].shard, id, keys);
+    } else {
+      AppendLogKey(entries[i].minute, entries[i].shard, id, keys);
+    }
+    slices[i] = {key, static_cast<size_t>(keys.data() + keys.size() - key)};
     families[i] = column_families_[keyed ? kKeyedCf : kLogCf];
   }
   std::vector<rocksdb::PinnableSlice> values(n);
@@ -163,7 +177,7 @@ absl::Status Store::Commit(absl::Span<const LogEntry> entries) {
   absl::StatusOr<Staged> staged = Stage(entries);
   if (!staged.ok()) return staged.status();
   if (staged->fresh.empty()) return absl::OkStatus();
-  rocksdb::WriteBatch batch;
+  rocksdb::WriteBatch batch(BytesOf(staged->fresh));
   // First, since what comes instead may have the same keys.
   std::vector<int64_t> lost_some;
   for (const Removal& removal : staged->removed) {
@@ -172,24 +186,29 @@ absl::Status Store::Commit(absl::Span<const LogEntry> entries) {
     view_.StageRemove(old, batch);
     lost_some.push_back(old.minute);
   }
+  std::string log_key;
   for (const LogEntry& entry : staged->fresh) {
     const std::string_view id = router::AsBytes(entry.id);
-    batch.Put(column_families_[kLogCf], LogKey(entry.minute, entry.shard, id),
-              LogValue(entry.accepted_s, entry.tag));
+    log_key.clear();
+    AppendLogKey(entry.minute, entry.shard, id, log_key);
+    const std::string accepted = SecondsValue(entry.accepted_s);
+    const rocksdb::Slice key(log_key);
+    const rocksdb::Slice value[] = {accepted, {entry.tag.data(), entry.tag.size()}};
+    batch.Put(column_families_[kLogCf], rocksdb::SliceParts(&key, 1),
+              rocksdb::SliceParts(value, std::size(value)));
     if (router::IsKeyed(id)) {
       batch.Put(column_families_[kKeyedCf], KeyedKey(entry.shard, id),
                 KeyedValue(entry.minute, ContentHash(entry.tag)));
     }
   }
-  for (const auto& [key, bucket] : staged->buckets) {
-    StageBucket(key.first, key.second, bucket, batch);
-  }
+  MarkUnsaved(*staged, batch);
   view_.Stage(staged->fresh, batch);
-  if (absl::Status status = Write(batch); !status.ok()) return status;
+  if (absl::Status status = Write(batch, options_.sync_wal); !status.ok()) return status;
   {
     absl::MutexLock lock(&mutex_);
     for (const auto& [key, bucket] : staged->buckets) buckets_.Set(key.first, key.second, bucket);
   }
+  NoteUnsaved(*staged);
   view_.Committed(staged->fresh);
   if (!lost_some.empty()) {
     std::sort(lost_some.begin(), lost_some.end());
@@ -221,9 +240,9 @@ bool Store::NeedsReopen() const {
          HasRoom(std::max(options_.disk_reserve_bytes, kReopenBytes));
 }
 
-absl::Status Store::Write(rocksdb::WriteBatch& batch) {
+absl::Status Store::Write(rocksdb::WriteBatch& batch, bool sync) {
   rocksdb::WriteOptions write;
-  write.sync = options_.sync_wal;
+  write.sync = sync;
   const rocksdb::Status status = db_->Write(write, &batch);
   if (status.ok()) return absl::OkStatus();
   if (!db_failed_.load()) {
@@ -235,30 +254,38 @@ absl::Status Store::Write(rocksdb::WriteBatch& batch) {
   return absl::UnavailableError(absl::StrCat("the disk refuses a write: ", status.ToString()));
 }
 
-absl::Status Store::ReadMinute(int64_t minute,
-                               const std::function<void(const LogEntry&)>& visit) const {
+absl::Status Store::VisitMinute(int64_t minute, const VisitInMinute& visit) const {
+  const auto unreadable = [&] {
+    return absl::DataLossError(
+        absl::StrCat("an event of minute ", minute, " in ", options_.path, " cannot be read"));
+  };
   std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator({}, column_families_[kLogCf]));
   const std::string end = MinuteKey(minute + 1);
-  v1::Tag parsed;
   for (it->Seek(MinuteKey(minute)); it->Valid() && it->key().compare(end) < 0; it->Next()) {
     const auto key = ParseLogKey(it->key().ToStringView());
     const auto value = ParseLogValue(it->value().ToStringView());
-    if (!key || !value ||
-        !parsed.ParseFromArray(value->tag.data(), static_cast<int>(value->tag.size()))) {
-      return absl::DataLossError(
-          absl::StrCat("an event of minute ", minute, " in ", options_.path, " cannot be read"));
-    }
-    LogEntry entry;
-    entry.shard = key->shard;
-    entry.minute = minute;
-    entry.time_ms = parsed.time_ms();
-    std::copy(key->event_id.begin(), key->event_id.end(), entry.id.begin());
-    entry.accepted_s = value->accepted_s;
-    entry.tag = value->tag;
-    entry.parsed = &parsed;
-    visit(entry);
+    if (!key || !value) return unreadable();
+    if (!visit(*key, *value)) return unreadable();
   }
   return FromRocks(it->status(), "reading a minute");
+}
+
+absl::Status Store::ReadMinute(int64_t minute,
+                               const std::function<void(const LogEntry&)>& visit) const {
+  v1::Tag parsed;
+  return VisitMinute(minute, [&](const ParsedLogKey& key, const ParsedLogValue& value) {
+    if (!parsed.ParseFromArray(value.tag.data(), static_cast<int>(value.tag.size()))) return false;
+    LogEntry entry;
+    entry.shard = key.shard;
+    entry.minute = minute;
+    entry.time_ms = parsed.time_ms();
+    std::copy(key.event_id.begin(), key.event_id.end(), entry.id.begin());
+    entry.accepted_s = value.accepted_s;
+    entry.tag = value.tag;
+    entry.parsed = &parsed;
+    visit(entry);
+    return true;
+  });
 }
 
 Digest Store::MinuteDigest(int64_t minute) const {
@@ -310,29 +337,6 @@ int64_t Store::NewestTimeMs() const {
   absl::MutexLock lock(&mutex_);
   if (buckets_.minutes().empty()) return std::numeric_limits<int64_t>::min();
   return buckets_.minutes().rbegin()->first * router::kMinuteMs;
-}
-
-absl::Status Store::CheckDigests() const {
-  for (const int64_t minute : Minutes()) {
-    absl::flat_hash_map<ShardId, Bucket> found;
-    absl::Status status = ReadMinute(minute, [&](const LogEntry& entry) {
-      found[entry.shard].Add(router::AsBytes(entry.id), entry.accepted_s, entry.tag);
-    });
-    if (!status.ok()) return status;
-    absl::MutexLock lock(&mutex_);
-    const BucketIndex::Shards& recorded = buckets_.minutes().at(minute);
-    for (const auto& [shard, bucket] : recorded) {
-      if (!(found[shard].digest == bucket.digest)) {
-        return absl::DataLossError(
-            absl::StrCat("log and digest differ in shard ", shard, ", minute ", minute, ": ",
-                         found[shard].digest.count, " events, ", bucket.digest.count, " counted"));
-      }
-    }
-    if (found.size() != recorded.size()) {
-      return absl::DataLossError(absl::StrCat("minute ", minute, " has events without a digest"));
-    }
-  }
-  return absl::OkStatus();
 }
 
 uint64_t Store::Property(const std::string& name) const {

@@ -24,6 +24,8 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/container/btree_map.h"
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
@@ -67,7 +69,8 @@ class Store final : public LogReader, public DigestSource {
   // way. kUnavailable: none was added; the disk has no room, or NeedsReopen() tells more. Single
   // writer.
   absl::Status Commit(absl::Span<const LogEntry> entries);
-  // Work that needs no hurry, in small steps: takes one minute that retention allows to take.
+  // Work that needs no hurry, in small steps: saves digests of minutes that are quiet, takes one
+  // minute that retention allows to take.
   // Returns whether there is more to do at once. Single writer.
   bool Maintain();
   // Closes the view and flushes. Idempotent; nothing may be called afterwards.
@@ -176,19 +179,38 @@ class Store final : public LogReader, public DigestSource {
     int64_t minute = 0;
     uint32_t through_s = 0;
     BucketIndex::Shards buckets;  // their new values
+    bool all = false;             // all of the minute goes, with every row of its digests
+  };
+  // A minute whose digests on disk are marked, as they may be behind those in memory.
+  struct Unsaved {
+    absl::Time written;
+    // Shards that nothing is left of, and which may have rows.
+    absl::flat_hash_set<ShardId> emptied;
   };
   using VisitEvent = std::function<bool(const ParsedLogKey&, const ParsedLogValue&)>;
+  // False: the event cannot be read.
+  using VisitInMinute = absl::FunctionRef<bool(const ParsedLogKey&, const ParsedLogValue&)>;
 
   Store(StoreOptions options, View& view);
   absl::Status OpenDb();
   absl::Status CheckIdentity();
   absl::Status LoadDigests();
+  absl::Status RemakeDigests(int64_t minute);
+  absl::Status LoadTaken();
   absl::Status LoadJoined();
   absl::StatusOr<Staged> Stage(absl::Span<const LogEntry> entries) const;
   absl::StatusOr<std::vector<Known>> FindKnown(absl::Span<const LogEntry> entries) const;
   absl::Status StageRemoval(const LogEntry& by, int64_t minute, Staged& staged) const;
   void StageBuckets(Staged& staged) const;
-  absl::Status Write(rocksdb::WriteBatch& batch);
+  absl::Status Write(rocksdb::WriteBatch& batch, bool sync);
+  // Before and after the commit of what was staged.
+  void MarkUnsaved(const Staged& staged, rocksdb::WriteBatch& batch) const;
+  void NoteUnsaved(const Staged& staged);
+  // Saves digests of minutes that are quiet; whether there are more.
+  bool SaveQuietDigests();
+  // REQUIRES: the minute is unsaved.
+  absl::Status SaveDigests(int64_t minute);
+  void SaveAllDigests();
   // Whether the disk has so much, if it can be asked.
   bool HasRoom(uint64_t bytes) const;
   void StageBucket(int64_t minute, ShardId shard, const Bucket& bucket,
@@ -202,6 +224,8 @@ class Store final : public LogReader, public DigestSource {
   absl::Status StageTakeEvents(Taking& taking, bool takes_all, rocksdb::WriteBatch& batch) const;
   absl::Status WriteTaken(absl::Span<const Taking> taken, rocksdb::WriteBatch& batch);
 
+  // Visits the events of a minute in every shard, in key order, as of one moment.
+  absl::Status VisitMinute(int64_t minute, const VisitInMinute& visit) const;
   absl::Status CheckRange(ShardId shard, std::string_view after_id) const;
   // Visits the events of a (shard, minute) after an id (empty: all), in order, until `visit` says
   // no.
@@ -222,6 +246,7 @@ class Store final : public LogReader, public DigestSource {
   std::atomic<bool> db_failed_{false};       // a write of RocksDB's failed
   std::atomic<int64_t> db_failed_at_us_{0};  // when, since 1970
   std::atomic<bool> has_room_{true};
+  absl::flat_hash_map<int64_t, Unsaved> unsaved_;  // by minute; of the single writer
 
   mutable absl::Mutex mutex_;
   BucketIndex buckets_ ABSL_GUARDED_BY(mutex_);

@@ -227,19 +227,8 @@ absl::Status Store::CheckIdentity() {
                    absl::StrCat("data folder ", options_.path, ", store_id"));
 }
 
-absl::Status Store::LoadDigests() {
+absl::Status Store::LoadTaken() {
   absl::MutexLock lock(&mutex_);
-  std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator({}, column_families_[kDigestCf]));
-  for (it->SeekToFirst(); it->Valid(); it->Next()) {
-    const auto key = ParseBucketKey(it->key().ToStringView());
-    const auto bucket = ParseBucketValue(it->value().ToStringView());
-    if (!key || !bucket) {
-      return absl::DataLossError(
-          absl::StrCat("data folder ", options_.path, " has a digest that cannot be read"));
-    }
-    buckets_.Set(key->minute, key->shard, *bucket);
-  }
-  if (!it->status().ok()) return FromRocks(it->status(), "reading digests");
   std::unique_ptr<rocksdb::Iterator> taken(db_->NewIterator({}, column_families_[kTakenCf]));
   for (taken->SeekToFirst(); taken->Valid(); taken->Next()) {
     const auto minute = ParseMinuteKey(taken->key().ToStringView());
@@ -278,6 +267,7 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(StoreOptions options, View& v
   if (absl::Status s = store->OpenDb(); !s.ok()) return s;
   if (absl::Status s = store->CheckIdentity(); !s.ok()) return s;
   if (absl::Status s = store->LoadDigests(); !s.ok()) return s;
+  if (absl::Status s = store->LoadTaken(); !s.ok()) return s;
   if (absl::Status s = store->LoadJoined(); !s.ok()) return s;
   ViewContext context;
   context.db = store->db_.get();

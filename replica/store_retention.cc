@@ -23,7 +23,9 @@ bool Store::Maintain() {
   has_room_.store(HasRoom(options_.disk_reserve_bytes));  // also while nothing is committed
   int64_t minute = 0;
   uint32_t taken_through_s = 0;
-  if (db_failed_.load() || !MinuteToTake(&minute, &taken_through_s)) return false;
+  if (db_failed_.load()) return false;
+  const bool more = SaveQuietDigests();
+  if (!MinuteToTake(&minute, &taken_through_s)) return more;
   return TakeMinute(minute, taken_through_s).ok();
 }
 
@@ -81,7 +83,7 @@ absl::Status Store::AdoptTaken(absl::Span<const v1::TakenMinute> minutes) {
 
 absl::StatusOr<Store::Taking> Store::StageTake(int64_t minute, uint32_t through_s,
                                                rocksdb::WriteBatch& batch) const {
-  Taking taking{minute, std::max(through_s, TakenThroughS(minute)), {}};
+  Taking taking{minute, std::max(through_s, TakenThroughS(minute)), {}, false};
   bool takes_all = true;
   {
     absl::MutexLock lock(&mutex_);
@@ -125,9 +127,10 @@ absl::Status Store::StageTakeEvents(Taking& taking, bool takes_all,
   }
   if (!it->status().ok()) return FromRocks(it->status(), "reading a minute to take");
   if (takes_all) {
-    // One range tombstone instead of one for each event.
+    // One range tombstone instead of one for each event. That of the digests takes a mark too.
     batch.DeleteRange(column_families_[kLogCf], begin, end);
     batch.DeleteRange(column_families_[kDigestCf], begin, end);
+    taking.all = true;
     return absl::OkStatus();
   }
   for (const auto& [shard, bucket] : taking.buckets) {
@@ -137,7 +140,7 @@ absl::Status Store::StageTakeEvents(Taking& taking, bool takes_all,
 }
 
 absl::Status Store::WriteTaken(absl::Span<const Taking> taken, rocksdb::WriteBatch& batch) {
-  if (absl::Status status = Write(batch); !status.ok()) return status;
+  if (absl::Status status = Write(batch, options_.sync_wal); !status.ok()) return status;
   {
     absl::MutexLock lock(&mutex_);
     for (const Taking& taking : taken) {
@@ -147,7 +150,10 @@ absl::Status Store::WriteTaken(absl::Span<const Taking> taken, rocksdb::WriteBat
       taken_through_s_[taking.minute] = taking.through_s;
     }
   }
-  for (const Taking& taking : taken) view_.MinuteTaken(taking.minute, taking.through_s);
+  for (const Taking& taking : taken) {
+    if (taking.all) unsaved_.erase(taking.minute);
+    view_.MinuteTaken(taking.minute, taking.through_s);
+  }
   return absl::OkStatus();
 }
 

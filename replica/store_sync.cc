@@ -255,7 +255,7 @@ absl::Status Store::PutRows(ShardId shard, absl::Span<const v1::ViewRow> rows) {
   if (rows.empty()) return absl::OkStatus();
   rocksdb::WriteBatch batch;
   if (absl::Status status = view_.StageRows(shard, rows, batch); !status.ok()) return status;
-  return Write(batch);
+  return Write(batch, options_.sync_wal);
 }
 
 absl::Status Store::RecordJoined(absl::Span<const ShardId> shards) {
@@ -270,7 +270,7 @@ absl::Status Store::RecordJoined(absl::Span<const ShardId> shards) {
   }
   rocksdb::WriteBatch batch;
   batch.Put(column_families_[kMetaCf], kJoinedKey, record);
-  if (absl::Status status = Write(batch); !status.ok()) return status;
+  if (absl::Status status = Write(batch, options_.sync_wal); !status.ok()) return status;
   absl::MutexLock lock(&mutex_);
   joined_ = std::move(record);
   return absl::OkStatus();

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The digests on disk. Those of a minute that is being written to change with every commit, and are
+// kept in memory; they are saved once the minute has been quiet for a while. Until then a mark says
+// that its rows may be behind the log, from which a start makes them anew.
+#include <rocksdb/write_batch.h>
+
+#include <algorithm>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_cat.h"
+#include "replica/store.h"
+#include "replica/store_internal.h"
+
+namespace allezon::replica {
+namespace {
+
+constexpr absl::Duration kSaveAfter = absl::Seconds(10);
+// Bounds what a start makes anew where events come in for many minutes.
+constexpr size_t kUnsavedMinutesMax = 1'000;
+// One look saves so many at most, so that commits do not wait for long.
+constexpr size_t kSavedAtOnceMax = 20;
+
+}  // namespace
+
+absl::Status Store::LoadDigests() {
+  std::vector<int64_t> marked;
+  {
+    absl::MutexLock lock(&mutex_);
+    std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator({}, column_families_[kDigestCf]));
+    for (it->SeekToFirst(); it->Valid(); it->Next()) {
+      if (const auto minute = ParseMinuteKey(it->key().ToStringView())) {
+        marked.push_back(*minute);
+        continue;
+      }
+      const auto key = ParseBucketKey(it->key().ToStringView());
+      const auto bucket = ParseBucketValue(it->value().ToStringView());
+      if (!key || !bucket) {
+        return absl::DataLossError(
+            absl::StrCat("data folder ", options_.path, " has a digest that cannot be read"));
+      }
+      buckets_.Set(key->minute, key->shard, *bucket);
+    }
+    if (!it->status().ok()) return FromRocks(it->status(), "reading digests");
+  }
+  for (const int64_t minute : marked) {
+    if (absl::Status status = RemakeDigests(minute); !status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Store::RemakeDigests(int64_t minute) {
+  BucketIndex::Shards remade;
+  absl::Status status =
+      VisitMinute(minute, [&](const ParsedLogKey& key, const ParsedLogValue& value) {
+        remade[key.shard].Add(key.event_id, value.accepted_s, value.tag);
+        return true;
+      });
+  if (!status.ok()) return status;
+  Unsaved& unsaved = unsaved_[minute];
+  unsaved.written = options_.clock();
+  absl::MutexLock lock(&mutex_);
+  if (const auto found = buckets_.minutes().find(minute); found != buckets_.minutes().end()) {
+    for (const auto& [shard, bucket] : found->second) {
+      if (!remade.contains(shard)) unsaved.emptied.insert(shard);
+    }
+  }
+  for (const ShardId shard : unsaved.emptied) buckets_.Set(minute, shard, {});
+  for (const auto& [shard, bucket] : remade) buckets_.Set(minute, shard, bucket);
+  return absl::OkStatus();
+}
+
+void Store::MarkUnsaved(const Staged& staged, rocksdb::WriteBatch& batch) const {
+  absl::flat_hash_set<int64_t> marked;
+  for (const auto& [key, bucket] : staged.buckets) {
+    const int64_t minute = key.first;
+    if (unsaved_.contains(minute) || !marked.insert(minute).second) continue;
+    batch.Put(column_families_[kDigestCf], MinuteKey(minute), {});
+  }
+}
+
+void Store::NoteUnsaved(const Staged& staged) {
+  const absl::Time now = options_.clock();
+  for (const auto& [key, bucket] : staged.buckets) {
+    Unsaved& unsaved = unsaved_[key.first];
+    unsaved.written = now;
+    if (bucket.digest.count == 0) unsaved.emptied.insert(key.second);
+  }
+  while (unsaved_.size() > kUnsavedMinutesMax) {
+    const auto longest_quiet = std::min_element(
+        unsaved_.begin(), unsaved_.end(),
+        [](const auto& a, const auto& b) { return a.second.written < b.second.written; });
+    if (!SaveDigests(longest_quiet->first).ok()) return;
+  }
+}
+
+bool Store::SaveQuietDigests() {
+  const absl::Time quiet_since = options_.clock() - kSaveAfter;
+  std::vector<int64_t> quiet;
+  for (const auto& [minute, unsaved] : unsaved_) {
+    if (unsaved.written <= quiet_since) quiet.push_back(minute);
+    if (quiet.size() == kSavedAtOnceMax) break;
+  }
+  for (const int64_t minute : quiet) {
+    if (!SaveDigests(minute).ok()) return false;
+  }
+  return quiet.size() == kSavedAtOnceMax;
+}
+
+absl::Status Store::SaveDigests(int64_t minute) {
+  const auto unsaved = unsaved_.find(minute);
+  rocksdb::WriteBatch batch;
+  for (const ShardId shard : unsaved->second.emptied) StageBucket(minute, shard, {}, batch);
+  {
+    absl::MutexLock lock(&mutex_);
+    if (const auto found = buckets_.minutes().find(minute); found != buckets_.minutes().end()) {
+      for (const auto& [shard, bucket] : found->second) StageBucket(minute, shard, bucket, batch);
+    }
+  }
+  batch.Delete(column_families_[kDigestCf], MinuteKey(minute));
+  // Without a sync: what is lost with the end of the log is made anew.
+  if (absl::Status status = Write(batch, /*sync=*/false); !status.ok()) return status;
+  unsaved_.erase(unsaved);
+  return absl::OkStatus();
+}
+
+void Store::SaveAllDigests() {
+  while (!unsaved_.empty()) {
+    if (!SaveDigests(unsaved_.begin()->first).ok()) return;
+  }
+}
+
+absl::Status Store::CheckDigests() const {
+  for (const int64_t minute : Minutes()) {
+    absl::flat_hash_map<ShardId, Bucket> found;
+    absl::Status status =
+        VisitMinute(minute, [&](const ParsedLogKey& key, const ParsedLogValue& value) {
+          found[key.shard].Add(key.event_id, value.accepted_s, value.tag);
+          return true;
+        });
+    if (!status.ok()) return status;
+    absl::MutexLock lock(&mutex_);
+    const BucketIndex::Shards& recorded = buckets_.minutes().at(minute);
+    for (const auto& [shard, bucket] : recorded) {
+      if (!(found[shard].digest == bucket.digest)) {
+        return absl::DataLossError(
+            absl::StrCat("log and digest differ in shard ", shard, ", minute ", minute, ": ",
+                         found[shard].digest.count, " events, ", bucket.digest.count, " counted"));
+      }
+    }
+    if (found.size() != recorded.size()) {
+      return absl::DataLossError(absl::StrCat("minute ", minute, " has events without a digest"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace allezon::replica
