@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "profile_svc/profile_keys.h"
+#include "router/stored_tags.h"
 
 namespace allezon::profile_svc {
 namespace {
@@ -132,7 +133,7 @@ absl::Status ProfileView::Read(replica::ShardId shard, std::string_view cookie, 
 }
 
 absl::Status ProfileView::Scan(const Range& range, v1::Action action, uint32_t limit, Tier tier,
-                               Rows& rows) const {
+                               v1::StoredTags& rows) const {
   if (limit == 0 || range.from_ms >= range.to_ms) return absl::OkStatus();
   std::string first;
   SetPrefix(first, range.shard, range.cookie, action);
@@ -159,11 +160,8 @@ absl::Status ProfileView::Scan(const Range& range, v1::Action action, uint32_t l
       return absl::DataLossError(
           absl::StrCat("a tag in a profile of shard ", range.shard, " cannot be read"));
     }
-    v1::StoredTag& row = *rows.Add();
-    row.set_event_id(suffix.data() + kTimeBytes, kEventIdBytes);
-    row.set_time_ms(TimeOf(suffix));
-    row.set_tag(value->tag.data(), value->tag.size());
-    if (static_cast<uint32_t>(rows.size()) >= limit) return absl::OkStatus();
+    router::AppendStoredTag({suffix.substr(kTimeBytes), TimeOf(suffix), value->tag}, rows);
+    if (static_cast<uint32_t>(rows.time_ms_size()) >= limit) return absl::OkStatus();
   }
   return FromRocks(it->status());
 }

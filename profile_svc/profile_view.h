@@ -69,7 +69,6 @@ class ProfileView final : public replica::View {
                     Tier tier = Tier::kAll) const;
 
  private:
-  using Rows = google::protobuf::RepeatedPtrField<v1::StoredTag>;
   struct Range {
     replica::ShardId shard;
     std::string_view cookie;
@@ -78,7 +77,7 @@ class ProfileView final : public replica::View {
   };
   static absl::Status FromRocks(const rocksdb::Status& status);
   absl::Status Scan(const Range& range, v1::Action action, uint32_t limit, Tier tier,
-                    Rows& rows) const;
+                    v1::StoredTags& rows) const;
 
   const std::shared_ptr<NewestTime> newest_time_ms_;
   const absl::Duration retention_;

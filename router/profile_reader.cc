@@ -8,6 +8,7 @@
 #include "router/channels.h"
 #include "router/read_calls.h"
 #include "router/readers.h"
+#include "router/stored_tags.h"
 #include "rpc/status.h"
 
 namespace allezon::router {
@@ -21,40 +22,54 @@ constexpr absl::Duration kOverdueMax = absl::Seconds(1);
 constexpr absl::Duration kRetryDelay = absl::Seconds(1);
 
 using Calls = ReadCalls<v1::ReadProfileRequest, v1::ReadProfileResponse>;
-using StoredTags = google::protobuf::RepeatedPtrField<v1::StoredTag>;
 
-// The tags of all lists, each once, in the order of one list, `limit` at most.
-std::vector<std::string> Union(const std::vector<StoredTags*>& lists, size_t limit) {
-  std::vector<v1::StoredTag*> all;
-  for (StoredTags* list : lists) {
-    for (v1::StoredTag& tag : *list) all.push_back(&tag);
+using Rows = std::vector<StoredTag>;
+
+// The rows of all lists, each once, in the order of one list.
+Rows Union(std::vector<Rows> lists) {
+  Rows all = std::move(lists.front());
+  if (lists.size() == 1) return all;
+  for (size_t i = 1; i < lists.size(); ++i) {
+    all.insert(all.end(), lists[i].begin(), lists[i].end());
   }
-  if (lists.size() > 1) {
-    std::stable_sort(all.begin(), all.end(), [](const v1::StoredTag* a, const v1::StoredTag* b) {
-      if (a->time_ms() != b->time_ms()) return a->time_ms() > b->time_ms();
-      return a->event_id() < b->event_id();
-    });
-    // The same event has the same time, so that its copies are neighbours.
-    all.erase(std::unique(all.begin(), all.end(),
-                          [](const v1::StoredTag* a, const v1::StoredTag* b) {
-                            return a->event_id() == b->event_id();
-                          }),
-              all.end());
+  std::stable_sort(all.begin(), all.end(), [](const StoredTag& a, const StoredTag& b) {
+    if (a.time_ms != b.time_ms) return a.time_ms > b.time_ms;
+    return a.event_id < b.event_id;
+  });
+  // The same event has the same time, so that its copies are neighbours.
+  all.erase(
+      std::unique(all.begin(), all.end(),
+                  [](const StoredTag& a, const StoredTag& b) { return a.event_id == b.event_id; }),
+      all.end());
+  return all;
+}
+
+// The tags of one action, of which every answer has a list.
+absl::StatusOr<std::vector<std::string>> Merge(
+    const std::vector<Calls::Call*>& answers,
+    const v1::StoredTags& (v1::ReadProfileResponse::*list)() const, size_t limit) {
+  std::vector<Rows> lists;
+  for (const Calls::Call* answer : answers) {
+    absl::StatusOr<Rows> rows = ReadStoredTags((answer->response.*list)());
+    if (!rows.ok()) return rows.status();
+    lists.push_back(*std::move(rows));
   }
-  if (all.size() > limit) all.resize(limit);
+  Rows rows = Union(std::move(lists));
+  if (rows.size() > limit) rows.resize(limit);
   std::vector<std::string> tags;
-  tags.reserve(all.size());
-  for (v1::StoredTag* tag : all) tags.push_back(std::move(*tag->mutable_tag()));
+  tags.reserve(rows.size());
+  for (const StoredTag& row : rows) tags.emplace_back(row.tag);
   return tags;
 }
 
-Profile Merge(const std::vector<Calls::Call*>& answers, size_t limit) {
-  std::vector<StoredTags*> views, buys;
-  for (Calls::Call* answer : answers) {
-    views.push_back(answer->response.mutable_views());
-    buys.push_back(answer->response.mutable_buys());
-  }
-  return Profile{Union(views, limit), Union(buys, limit)};
+absl::StatusOr<Profile> Merge(const std::vector<Calls::Call*>& answers, size_t limit) {
+  absl::StatusOr<std::vector<std::string>> views =
+      Merge(answers, &v1::ReadProfileResponse::views, limit);
+  if (!views.ok()) return views.status();
+  absl::StatusOr<std::vector<std::string>> buys =
+      Merge(answers, &v1::ReadProfileResponse::buys, limit);
+  if (!buys.ok()) return buys.status();
+  return Profile{*std::move(views), *std::move(buys)};
 }
 
 class GrpcProfileReader final : public ProfileReader {

@@ -112,8 +112,8 @@ void ReadProfileOf200(benchmark::State& state) {
     const absl::Status status =
         filled->view().Read(ShardOfCookie(cookie), CookieOf(cookie), 0,
                             std::numeric_limits<int64_t>::max(), kProfileTagsKept, response);
-    if (!status.ok() || response.views_size() != kTagsOfAction ||
-        response.buys_size() != kTagsOfAction) {
+    if (!status.ok() || response.views().time_ms_size() != kTagsOfAction ||
+        response.buys().time_ms_size() != kTagsOfAction) {
       state.SkipWithError("not the profile that was written");
       break;
     }

@@ -6,8 +6,7 @@ is for as long as it uses the network. Nothing of it is in the machine's own net
         cluster = fresh_cluster(hosts=network.hosts, prefixes=network.prefixes)
         network.cut_in("p0"); network.cut_between("p0", "p1"); network.heal()
 
-Cut is silent: packets are dropped, connections stay open, nobody is told. Delay is not to be had: netem is not in every
-kernel."""
+Cut is silent: packets are dropped, connections stay open, nobody is told. Delay needs netem, which not every kernel has."""
 
 import ctypes
 import os
@@ -30,6 +29,7 @@ class Network:
         self.prefixes = {id_: ["nsenter", f"--net=/run/netns/{self._name(id_)}"] for id_ in ids}
         self._home = None
         self._rules = {id_: [] for id_ in ids}  # lines of nft by process
+        self._delayed = set()
 
     def __enter__(self):
         if os.geteuid() != 0:
@@ -79,8 +79,21 @@ class Network:
         for id_ in self.hosts:
             self._add(id_, f"add rule inet cut in iifname eth0 numgen random mod 100 < {percent} drop")
 
+    def delay(self, milliseconds):
+        """All packets, everywhere. NoNetwork where the kernel has no netem."""
+        for id_ in self.hosts:
+            try:
+                run("tc", "-n", self._name(id_), "qdisc", "replace", "dev", "eth0", "root", "netem", "delay",
+                    f"{milliseconds}ms")
+            except subprocess.CalledProcessError as error:
+                raise NoNetwork(f"no delay: {error.stderr.strip()}") from error
+            self._delayed.add(id_)
+
     def heal(self):
         for id_ in self.hosts:
+            if id_ in self._delayed:
+                run("tc", "-n", self._name(id_), "qdisc", "del", "dev", "eth0", "root")
+                self._delayed.remove(id_)
             self._rules[id_] = []
             self._apply(id_)
             run("ip", "-n", self._name(HUB), "link", "set", id_, "up")

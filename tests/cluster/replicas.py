@@ -26,7 +26,7 @@ class Replica:
             lambda version: replica_pb2.ReadProfileRequest(
                 placement_version=version, cookie=cookie, shard=xxhash.xxh3_64_intdigest(cookie) % self.shards,
                 from_ms=0, to_ms=2**52, limit=200, for_quorum=for_quorum))
-        return {name: [tag_pb2.Tag.FromString(row.tag) for row in getattr(answer, name)] for name in ("views", "buys")}
+        return {name: [tag_pb2.Tag.FromString(tag) for tag in tags_of(getattr(answer, name))] for name in ("views", "buys")}
 
     def scan(self, start_ms, minutes, action=1, for_quorum=False, **filters):
         """[(count, sum of prices)] of the minutes, over all shards: for clusters where each node holds each shard."""
@@ -49,3 +49,12 @@ class Replica:
                     raise
                 self._version = int(found.group(1))
         return grpc_api.call(self.address, method, make_request(self._version), response_type)
+
+
+def tags_of(columns):
+    """The tags of an allezon.v1.StoredTags, serialised."""
+    tags, begin = [], 0
+    for size in columns.tag_bytes:
+        tags.append(columns.tags[begin:begin + size])
+        begin += size
+    return tags

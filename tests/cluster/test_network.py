@@ -104,6 +104,16 @@ def test_with_one_packet_of_twenty_lost_everything_is_slower_and_nothing_wrong(n
         check_replicas(cluster, load)
 
 
-@pytest.mark.skip(reason="tc netem is not in this kernel: delay would need a switch on TAP devices, or a delaying proxy")
-def test_with_delay_between_all():
-    pass
+def test_with_every_packet_20_ms_late_nothing_fails_and_nothing_is_wrong(network, cluster):
+    try:
+        network.delay(20)
+    except NoNetwork as error:
+        pytest.skip(str(error))
+    with Load(cluster.http, **short(10)) as load:
+        load.wait()
+        print(load.text)
+        network.heal()
+        load.assert_right()
+        if not SHORT:
+            load.assert_no_failure()
+        check_replicas(cluster, load)

@@ -55,7 +55,9 @@ void DrawDisks(Random& random, Knobs& knobs) {
   knobs.full_every_us = random.Chance(0.6) ? 0 : random.Skewed(4 * kSecond, 30 * kSecond);
   knobs.full_max_us = random.Skewed(500 * kMs, 10 * kSecond);
   knobs.read_max_us = random.Skewed(50, 20 * kMs);
-  knobs.page_entries = static_cast<int>(random.Chance(0.5) ? 1'000 : random.Between(1, 30));
+  // With pages of one the ids of a minute alone take longer than a cluster is given to come to
+  // rest.
+  knobs.page_entries = static_cast<int>(random.Chance(0.5) ? 1'000 : random.Between(4, 30));
 }
 
 void DrawProcesses(Random& random, Knobs& knobs) {

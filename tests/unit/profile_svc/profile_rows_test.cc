@@ -103,7 +103,7 @@ TEST_F(ProfileRowsTest, PagesPutTogetherAreAllRowsAndAnEmptyReplicaReadsTheSame)
       v1::ReadProfileResponse response;
       ASSERT_TRUE(
           empty.view().Read(3, absl::StrCat("cookie", cookie), 0, 1'000, 200, response).ok());
-      found += response.views_size() + response.buys_size();
+      found += response.views().time_ms_size() + response.buys().time_ms_size();
     }
     EXPECT_EQ(found, 1'500u);
   }

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "profile_svc/profile_keys.h"
+#include "router/stored_tags.h"
 #include "tests/unit/profile_svc/testing.h"
 
 namespace allezon::profile_svc {
@@ -20,14 +21,16 @@ constexpr int64_t kMin = std::numeric_limits<int64_t>::min();
 constexpr int64_t kMax = std::numeric_limits<int64_t>::max();
 
 // The ids of the rows of an action, by number.
-std::vector<uint64_t> Ids(const google::protobuf::RepeatedPtrField<v1::StoredTag>& rows) {
+std::vector<uint64_t> Ids(const v1::StoredTags& columns) {
+  const auto rows = router::ReadStoredTags(columns);
+  EXPECT_TRUE(rows.ok()) << rows.status();
   std::vector<uint64_t> ids;
-  for (const v1::StoredTag& row : rows) {
+  for (const router::StoredTag& row : rows.value_or(std::vector<router::StoredTag>())) {
     v1::Tag tag;
-    EXPECT_TRUE(tag.ParseFromString(row.tag()));
-    EXPECT_EQ(tag.time_ms(), row.time_ms());
+    EXPECT_TRUE(tag.ParseFromArray(row.tag.data(), static_cast<int>(row.tag.size())));
+    EXPECT_EQ(tag.time_ms(), row.time_ms);
     const auto number = static_cast<uint64_t>(tag.product_info().price());
-    EXPECT_EQ(row.event_id(), router::AsBytes(IdOf(number)));
+    EXPECT_EQ(row.event_id, router::AsBytes(IdOf(number)));
     ids.push_back(number);
   }
   return ids;
@@ -53,8 +56,8 @@ class ProfileViewTest : public ::testing::Test {
 
 TEST_F(ProfileViewTest, UnknownCookieHasTwoEmptyLists) {
   const v1::ReadProfileResponse response = Read("nobody");
-  EXPECT_THAT(response.views(), IsEmpty());
-  EXPECT_THAT(response.buys(), IsEmpty());
+  EXPECT_THAT(Ids(response.views()), IsEmpty());
+  EXPECT_THAT(Ids(response.buys()), IsEmpty());
 }
 
 TEST_F(ProfileViewTest, NewestFirstAndActionsApart) {
@@ -127,8 +130,8 @@ TEST_F(ProfileViewTest, TheLargestEventIdIsInTheRange) {
   entry.parsed = &tag;
   db_.view().Stage({&entry, 1}, batch);
   ViewInDb::Check(db_.db().Write({}, &batch));
-  EXPECT_EQ(Read("c", 7, 8).views_size(), 1);
-  EXPECT_EQ(Read("c", kMin, 8).views_size(), 1);
+  EXPECT_EQ(Read("c", 7, 8).views().time_ms_size(), 1);
+  EXPECT_EQ(Read("c", kMin, 8).views().time_ms_size(), 1);
 }
 
 TEST_F(ProfileViewTest, LimitAppliesToEachActionAfterTheRange) {
@@ -139,10 +142,10 @@ TEST_F(ProfileViewTest, LimitAppliesToEachActionAfterTheRange) {
   }
   db_.Put(rows);
   const v1::ReadProfileResponse all = Read("c");
-  EXPECT_EQ(all.views_size(), 200);
-  EXPECT_EQ(all.buys_size(), 200);
-  EXPECT_EQ(all.views(0).time_ms(), 299);
-  EXPECT_EQ(all.views(199).time_ms(), 100);
+  EXPECT_EQ(all.views().time_ms_size(), 200);
+  EXPECT_EQ(all.buys().time_ms_size(), 200);
+  EXPECT_EQ(all.views().time_ms(0), 299);
+  EXPECT_EQ(all.views().time_ms(199), 100);
   EXPECT_THAT(Views("c", 50, 60, 3), ElementsAre(59, 58, 57));
   EXPECT_THAT(Ids(Read("c", 50, 60, 3).buys()), ElementsAre(1059, 1058, 1057));
   EXPECT_THAT(Views("c", 50, 60, 0), IsEmpty());
@@ -195,7 +198,7 @@ TEST_F(ProfileViewTest, ManyCookiesOverManyFilesAndAReopen) {
       const v1::ReadProfileResponse response =
           Read(absl::StrCat("cookie-", c), kMin, kMax, 200, static_cast<replica::ShardId>(c % 7));
       EXPECT_THAT(Ids(response.views()), ElementsAre(c * 10 + 3, c * 10 + 2, c * 10 + 1, c * 10));
-      EXPECT_THAT(response.buys(), IsEmpty());
+      EXPECT_THAT(Ids(response.buys()), IsEmpty());
     }
   }
 }

@@ -143,12 +143,10 @@ TEST_F(ProfileServiceTest, ReadProfileAnswersFromMemoryAndFromDisk) {
   for (const bool on_disk : {false, true}) {
     if (on_disk) db_.Flush();  // no block of the new file is cached
     ASSERT_EQ(ReadProfile(RequestFor("c")), absl::OkStatus());
-    ASSERT_EQ(rows_.views_size(), 1);
-    EXPECT_EQ(rows_.views(0).tag(), TagOf(row));
-    EXPECT_EQ(rows_.views(0).event_id(), router::AsBytes(IdOf(1)));
-    EXPECT_EQ(rows_.views(0).time_ms(), 10);
-    ASSERT_EQ(rows_.buys_size(), 1);
-    EXPECT_EQ(rows_.buys(0).tag(), TagOf(buy));
+    EXPECT_EQ(rows_.views().tags(), TagOf(row));
+    EXPECT_EQ(rows_.views().event_ids(), router::AsBytes(IdOf(1)));
+    EXPECT_THAT(rows_.views().time_ms(), testing::ElementsAre(10));
+    EXPECT_EQ(rows_.buys().tags(), TagOf(buy));
   }
 }
 

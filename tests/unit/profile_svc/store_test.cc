@@ -41,7 +41,7 @@ class ProfileStoreTest : public ::testing::Test {
     const absl::Status status =
         view_->Read(router::ShardOf(cookie, 128), cookie, 0, kMax, 200, response);
     EXPECT_TRUE(status.ok()) << status;
-    return response.views_size();
+    return response.views().time_ms_size();
   }
 
   static constexpr absl::Duration kRetention = absl::Minutes(10);
@@ -102,8 +102,8 @@ TEST_F(ProfileStoreTest, AKeyThatIsUsedAgainWithAnotherTagLeavesTheSameRowInAnyO
       OpenIn(folder);
       v1::ReadProfileResponse response;
       ASSERT_TRUE(view_->Read(router::ShardOf("c", 128), "c", 0, kMax, 200, response).ok());
-      ASSERT_EQ(response.views_size(), 1);
-      outcomes.insert(response.views(0).SerializeAsString());
+      ASSERT_EQ(response.views().time_ms_size(), 1);
+      outcomes.insert(response.views().SerializeAsString());
       Close();
     }
     EXPECT_EQ(outcomes.size(), 1u) << other_time_ms;

@@ -18,6 +18,7 @@
 #include "allezon/v1/profile_replica.grpc.pb.h"
 #include "allezon/v1/replica.grpc.pb.h"
 #include "router/channels.h"
+#include "router/stored_tags.h"
 #include "rpc/server.h"
 #include "rpc/status.h"
 
@@ -139,18 +140,21 @@ class TestProfiles final : public v1::ProfileReplicaService::CallbackService {
       return reactor;
     }
     if (tags.empty()) {
-      response->add_views()->set_tag(request->cookie() + "/view");
-      response->add_buys()->set_tag(absl::StrCat(request->limit()));
+      Append(0, "", request->cookie() + "/view", *response->mutable_views());
+      Append(0, "", absl::StrCat(request->limit()), *response->mutable_buys());
     }
     for (const auto& [time_ms, id] : tags) {
-      v1::StoredTag& tag = *response->add_views();
-      tag.set_event_id(id);
-      tag.set_time_ms(time_ms);
-      tag.set_tag(absl::StrCat(time_ms, id));
+      Append(time_ms, id, absl::StrCat(time_ms, id), *response->mutable_views());
     }
     const auto answer = [reactor] { reactor->Finish(grpc::Status::OK); };
     if (!holder.Keep(answer)) answer();
     return reactor;
+  }
+
+  static void Append(int64_t time_ms, std::string id, const std::string& tag,
+                     v1::StoredTags& columns) {
+    id.resize(16);
+    AppendStoredTag({id, time_ms, tag}, columns);
   }
 
   Holder holder;
