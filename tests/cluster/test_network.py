@@ -41,7 +41,9 @@ def network():
 @pytest.fixture
 def cluster(network, fresh_cluster):
     """It goes before the network does."""
-    return fresh_cluster(gateways=2, hosts=network.hosts, prefixes=network.prefixes)
+    cluster = fresh_cluster(gateways=2, hosts=network.hosts, prefixes=network.prefixes)
+    cluster.wait_serving()
+    return cluster
 
 
 def serving_by_itself(network, cluster, id_):

@@ -87,8 +87,10 @@ void DrawCore(Random& random, Knobs& knobs) {
   // A few events in a run stand for many in life, so the bounds must be near for drops to happen.
   if (random.Chance(0.6)) core.lane_owed_events_max = random.Skewed(5, 500);
   if (random.Chance(0.2)) core.lane_owed_bytes_max = random.Skewed(500, 50'000);
-  if (random.Chance(0.4)) core.lane_batch_events_max = random.Between(1, 20);
-  if (random.Chance(0.2)) core.lane_batch_bytes_max = random.Skewed(50, 5'000);
+  // What retries pile up must drain within the time to rest, so batches have a few events.
+  if (random.Chance(0.4)) core.lane_batch_events_max = random.Between(4, 20);
+  if (random.Chance(0.2)) core.lane_batch_bytes_max = random.Skewed(1'000, 5'000);
+  core.lane_large_batch_events = random.Between(1, 64);
   core.lane_batches_in_flight_max = static_cast<uint32_t>(random.Between(1, 3));
   if (random.Chance(0.3)) core.lane_timeout_us = random.Skewed(100 * kMs, 3 * kSecond);
 }
