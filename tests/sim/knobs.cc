@@ -57,7 +57,7 @@ void DrawDisks(Random& random, Knobs& knobs) {
   knobs.read_max_us = random.Skewed(50, 20 * kMs);
   // With pages of one the ids of a minute alone take longer than a cluster is given to come to
   // rest.
-  knobs.page_entries = static_cast<int>(random.Chance(0.5) ? 1'000 : random.Between(4, 30));
+  knobs.page_entries = static_cast<int>(random.Chance(0.5) ? 1'000 : random.Between(20, 100));
 }
 
 void DrawProcesses(Random& random, Knobs& knobs) {
@@ -81,7 +81,7 @@ void DrawCore(Random& random, Knobs& knobs) {
   if (random.Chance(0.3)) core.poll_period_us = random.Skewed(100 * kMs, kSecond);
   core.sync_period_us = random.Chance(0.5) ? 600 * kSecond : random.Between(5, 30) * kSecond;
   if (random.Chance(0.3)) core.sync_timeout_us = random.Skewed(300 * kMs, 5 * kSecond);
-  if (random.Chance(0.3)) core.sync_bytes_per_second = random.Skewed(20'000, 64 << 20);
+  if (random.Chance(0.3)) core.sync_bytes_per_second = random.Skewed(200'000, 64 << 20);
   core.sync_sessions_max = static_cast<uint32_t>(random.Between(1, 3));
   core.sync_shards_max = static_cast<uint32_t>(random.Chance(0.5) ? 16 : random.Between(1, 4));
   // A few events in a run stand for many in life, so the bounds must be near for drops to happen.
