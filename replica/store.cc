@@ -255,17 +255,15 @@ absl::Status Store::Write(rocksdb::WriteBatch& batch, bool sync) {
 }
 
 absl::Status Store::VisitMinute(int64_t minute, const VisitInMinute& visit) const {
-  const auto unreadable = [&] {
-    return absl::DataLossError(
-        absl::StrCat("an event of minute ", minute, " in ", options_.path, " cannot be read"));
-  };
   std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator({}, column_families_[kLogCf]));
   const std::string end = MinuteKey(minute + 1);
   for (it->Seek(MinuteKey(minute)); it->Valid() && it->key().compare(end) < 0; it->Next()) {
     const auto key = ParseLogKey(it->key().ToStringView());
     const auto value = ParseLogValue(it->value().ToStringView());
-    if (!key || !value) return unreadable();
-    if (!visit(*key, *value)) return unreadable();
+    if (!key || !value || !visit(*key, *value)) {
+      return absl::DataLossError(
+          absl::StrCat("an event of minute ", minute, " in ", options_.path, " cannot be read"));
+    }
   }
   return FromRocks(it->status(), "reading a minute");
 }

@@ -106,28 +106,24 @@ absl::StatusOr<Store::Taking> Store::StageTake(int64_t minute, uint32_t through_
 
 absl::Status Store::StageTakeEvents(Taking& taking, bool takes_all,
                                     rocksdb::WriteBatch& batch) const {
-  const std::string begin = MinuteKey(taking.minute);
-  const std::string end = MinuteKey(taking.minute + 1);
-  std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator({}, column_families_[kLogCf]));
-  for (it->Seek(begin); it->Valid() && it->key().compare(end) < 0; it->Next()) {
-    const auto key = ParseLogKey(it->key().ToStringView());
-    const auto value = ParseLogValue(it->value().ToStringView());
-    if (!key || !value) {
-      return absl::DataLossError(absl::StrCat("an event of minute ", taking.minute, " in ",
-                                              options_.path, " cannot be read"));
-    }
-    if (value->accepted_s > taking.through_s) {
-      taking.buckets[key->shard].Add(key->event_id, value->accepted_s, value->tag);
-      continue;
-    }
-    if (!takes_all) batch.Delete(column_families_[kLogCf], it->key());
-    if (router::IsKeyed(key->event_id)) {
-      batch.Delete(column_families_[kKeyedCf], KeyedKey(key->shard, key->event_id));
-    }
-  }
-  if (!it->status().ok()) return FromRocks(it->status(), "reading a minute to take");
+  absl::Status status =
+      VisitMinute(taking.minute, [&](const ParsedLogKey& key, const ParsedLogValue& value) {
+        if (value.accepted_s > taking.through_s) {
+          taking.buckets[key.shard].Add(key.event_id, value.accepted_s, value.tag);
+          return true;
+        }
+        if (!takes_all) {
+          batch.Delete(column_families_[kLogCf], LogKey(taking.minute, key.shard, key.event_id));
+        }
+        if (router::IsKeyed(key.event_id)) {
+          batch.Delete(column_families_[kKeyedCf], KeyedKey(key.shard, key.event_id));
+        }
+        return true;
+      });
+  if (!status.ok()) return status;
   if (takes_all) {
     // One range tombstone instead of one for each event. That of the digests takes a mark too.
+    const std::string begin = MinuteKey(taking.minute), end = MinuteKey(taking.minute + 1);
     batch.DeleteRange(column_families_[kLogCf], begin, end);
     batch.DeleteRange(column_families_[kDigestCf], begin, end);
     taking.all = true;
