@@ -195,6 +195,7 @@ class Store final : public LogReader, public DigestSource {
   absl::Status OpenDb();
   absl::Status CheckIdentity();
   absl::Status LoadDigests();
+  absl::StatusOr<BucketIndex::Shards> BucketsOfLog(int64_t minute) const;
   absl::Status RemakeDigests(int64_t minute);
   absl::Status LoadTaken();
   absl::Status LoadJoined();

@@ -49,24 +49,30 @@ absl::Status Store::LoadDigests() {
   return absl::OkStatus();
 }
 
-absl::Status Store::RemakeDigests(int64_t minute) {
-  BucketIndex::Shards remade;
+absl::StatusOr<BucketIndex::Shards> Store::BucketsOfLog(int64_t minute) const {
+  BucketIndex::Shards buckets;
   absl::Status status =
       VisitMinute(minute, [&](const ParsedLogKey& key, const ParsedLogValue& value) {
-        remade[key.shard].Add(key.event_id, value.accepted_s, value.tag);
+        buckets[key.shard].Add(key.event_id, value.accepted_s, value.tag);
         return true;
       });
   if (!status.ok()) return status;
+  return buckets;
+}
+
+absl::Status Store::RemakeDigests(int64_t minute) {
+  const absl::StatusOr<BucketIndex::Shards> remade = BucketsOfLog(minute);
+  if (!remade.ok()) return remade.status();
   Unsaved& unsaved = unsaved_[minute];
   unsaved.written = options_.clock();
   absl::MutexLock lock(&mutex_);
   if (const auto found = buckets_.minutes().find(minute); found != buckets_.minutes().end()) {
     for (const auto& [shard, bucket] : found->second) {
-      if (!remade.contains(shard)) unsaved.emptied.insert(shard);
+      if (!remade->contains(shard)) unsaved.emptied.insert(shard);
     }
   }
   for (const ShardId shard : unsaved.emptied) buckets_.Set(minute, shard, {});
-  for (const auto& [shard, bucket] : remade) buckets_.Set(minute, shard, bucket);
+  for (const auto& [shard, bucket] : *remade) buckets_.Set(minute, shard, bucket);
   return absl::OkStatus();
 }
 
@@ -132,23 +138,18 @@ void Store::SaveAllDigests() {
 
 absl::Status Store::CheckDigests() const {
   for (const int64_t minute : Minutes()) {
-    absl::flat_hash_map<ShardId, Bucket> found;
-    absl::Status status =
-        VisitMinute(minute, [&](const ParsedLogKey& key, const ParsedLogValue& value) {
-          found[key.shard].Add(key.event_id, value.accepted_s, value.tag);
-          return true;
-        });
-    if (!status.ok()) return status;
+    absl::StatusOr<BucketIndex::Shards> found = BucketsOfLog(minute);
+    if (!found.ok()) return found.status();
     absl::MutexLock lock(&mutex_);
     const BucketIndex::Shards& recorded = buckets_.minutes().at(minute);
     for (const auto& [shard, bucket] : recorded) {
-      if (!(found[shard].digest == bucket.digest)) {
-        return absl::DataLossError(
-            absl::StrCat("log and digest differ in shard ", shard, ", minute ", minute, ": ",
-                         found[shard].digest.count, " events, ", bucket.digest.count, " counted"));
+      if (!((*found)[shard].digest == bucket.digest)) {
+        return absl::DataLossError(absl::StrCat(
+            "log and digest differ in shard ", shard, ", minute ", minute, ": ",
+            (*found)[shard].digest.count, " events, ", bucket.digest.count, " counted"));
       }
     }
-    if (found.size() != recorded.size()) {
+    if (found->size() != recorded.size()) {
       return absl::DataLossError(absl::StrCat("minute ", minute, " has events without a digest"));
     }
   }
