@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
+#include <utility>
 
 #include "gateway/tag_json.h"
 
@@ -51,6 +52,12 @@ bool Body::Grow(size_t more) {
                   kJsonPaddingBytes);
   }
   return true;
+}
+
+void Body::GiveBack() {
+  size_ = 0;
+  std::string().swap(bytes_);
+  budget_.Give(std::exchange(taken_, 0));
 }
 
 Connection::~Connection() { close(fd_); }

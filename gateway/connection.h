@@ -40,9 +40,12 @@ class BodyBudget {
 class Body {
  public:
   explicit Body(BodyBudget& budget) : budget_(budget) {}
-  ~Body() { budget_.Give(taken_); }
+  ~Body() { GiveBack(); }
   Body(const Body&) = delete;
   Body& operator=(const Body&) = delete;
+
+  // Empties it. Idempotent.
+  void GiveBack();
 
   // Readable for kJsonPaddingBytes past its end.
   std::string_view text() const { return {bytes_.data(), size_}; }

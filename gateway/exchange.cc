@@ -66,10 +66,19 @@ bool Exchange::Send(Answer answer) {
 
 void Exchange::Tell(Response response) {
   if (told_.exchange(true)) return;
+  response_ = std::move(response);
+  if (--awaited_ == 0) SendTold();
+}
+
+void Exchange::BodyGivenBack() {
+  if (--awaited_ == 0) SendTold();
+}
+
+void Exchange::SendTold() {
   bool at_end = true;
   try {
     const bool close = !head.keep_alive || live_->is_leaving() || context_.stopping.load();
-    at_end = Send({std::move(response), close});
+    at_end = Send({std::move(response_), close});
   } catch (const std::exception& e) {
     rpc::LogError("an answer could not be sent", {{"what", e.what()}});
   }

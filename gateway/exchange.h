@@ -80,20 +80,27 @@ class Exchange {
   // Sends the answer; whether the connection is at its end. On the connection's thread it waits for
   // a client that is slow to read, on another one it gives that client up.
   bool Send(Answer answer);
-  // The same for the answer that the connection expects, and says that it was sent. The first call
-  // counts. Thread-safe.
+  // The same for the answer that the connection expects, and says that it was sent; once the body
+  // was given back, so that a client that has its answer finds the body's memory free. The first
+  // call counts. Thread-safe.
   void Tell(Response response);
+  // By the connection's thread, once: the body was given back.
+  void BodyGivenBack();
 
   Head head;
   Route route = Route::kUnknown;
 
  private:
+  void SendTold();
+
   const ExchangeContext& context_;
   const std::shared_ptr<Live> live_;
   Connection& connection_;
   const SteadyTime began_;
   const std::thread::id thread_ = std::this_thread::get_id();
   std::atomic<bool> told_{false};
+  Response response_;            // by who told it, for who sends it
+  std::atomic<int> awaited_{2};  // the response, and that the body was given back
 };
 
 }  // namespace allezon::gateway

@@ -316,6 +316,7 @@ bool HttpServer::Impl::ServeOne(Connection& connection, const std::shared_ptr<Li
   if (const Io read =
           connection.ReadBody(head, plan.body_bytes_max, began + options.body_timeout, body);
       read != Io::kOk) {
+    body.GiveBack();
     // An answer that does not need the body says more than that it is too long.
     return end_with(plan.answer ? *plan.answer
                                 : ToResponse(ReadProblem(read, plan.body_bytes_max)));
@@ -323,6 +324,8 @@ bool HttpServer::Impl::ServeOne(Connection& connection, const std::shared_ptr<Li
   if (!entry->Enter(Phase::kServing)) return false;
   entry->ExpectAnswer();
   Handle(plan, exchange, body.text());
+  body.GiveBack();
+  exchange->BodyGivenBack();
   return true;
 }
 
