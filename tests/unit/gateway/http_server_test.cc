@@ -69,6 +69,11 @@ class Client {
   }
   // Whether the server closes, with nothing more to say.
   bool Closed() { return buffer_.empty() && !ReceiveMore() && !timed_out_; }
+  // Whether it has said something, or closed, that was not received yet.
+  bool HasNews() const {
+    pollfd looked{fd_, POLLIN, 0};
+    return poll(&looked, 1, 0) == 1;
+  }
 
   std::string Call(std::string_view request) {
     Send(request);
@@ -397,7 +402,15 @@ TEST_F(HttpServerTest, IdleClientsGiveWayToNewOnes) {
   for (int i = 0; i < 20; ++i) {
     ASSERT_THAT(Call(PostTag(kTagJson, "Connection: close\r\n")), StartsWith("HTTP/1.1 204 "));
   }
-  EXPECT_TRUE(idle.front()->Closed());
+  // Which ones are left is up to when their threads came to run.
+  const auto still_open = [&] {
+    return std::erase_if(idle, [](const auto& client) { return client->HasNews(); }), idle.size();
+  };
+  const auto deadline = std::chrono::steady_clock::now() + milliseconds(kPatienceMs);
+  while (still_open() > 8 && std::chrono::steady_clock::now() < deadline) {
+    std::this_thread::sleep_for(milliseconds(1));
+  }
+  EXPECT_LE(idle.size(), 8);
 }
 
 TEST_F(HttpServerTest, SlowSendersGiveWayToNewClients) {
