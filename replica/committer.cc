@@ -27,7 +27,7 @@ Meters& TheMeters() {
 }  // namespace
 
 Committer::Committer(Store& store, CommitterOptions options, std::function<void()> tick)
-    : store_(store), options_(options), tick_(std::move(tick)) {
+    : store_(store), options_(options), tick_(std::move(tick)), gathering_(options.gathering) {
   TheMeters();
   thread_ = std::thread([this] { RunWork(); });
   tick_thread_ = std::thread([this] { RunTicks(); });
@@ -83,13 +83,13 @@ Committer::Work Committer::TakeWork(absl::Time deadline) {
                                this),
                            deadline);
   if (!queue_.empty()) {
-    mutex_.AwaitWithDeadline(
-        absl::Condition(
-            +[](Committer* self) ABSL_EXCLUSIVE_LOCKS_REQUIRED(self->mutex_) {
-              return self->queued_events_ >= self->options_.large_batch_events || self->stopping_;
-            },
-            this),
-        gathers_until_);
+    mutex_.AwaitWithDeadline(absl::Condition(
+                                 +[](Committer* self) ABSL_EXCLUSIVE_LOCKS_REQUIRED(self->mutex_) {
+                                   return self->gathering_.IsEnough(self->queued_events_) ||
+                                          self->stopping_;
+                                 },
+                                 this),
+                             gathering_.until());
   }
   Work work;
   work.batch = TakeBatch();
@@ -115,7 +115,7 @@ Committer::Batch Committer::TakeBatch() {
   return batch;
 }
 
-void Committer::CommitBatch(Batch batch) {
+size_t Committer::CommitBatch(Batch batch) {
   absl::Status status;
   const absl::Time start = absl::Now();
   size_t events = batch.front()->entries().size();
@@ -134,6 +134,7 @@ void Committer::CommitBatch(Batch batch) {
   TheMeters().batch_events.Observe(static_cast<double>(events));
   if (!status.ok()) TheMeters().failures.Increment();
   for (const auto& submission : batch) submission->Done(status);
+  return events;
 }
 
 void Committer::RunWork() {
@@ -141,8 +142,12 @@ void Committer::RunWork() {
   while (true) {
     Work work = TakeWork(next_maintain);
     if (!work.batch.empty()) {
-      CommitBatch(std::move(work.batch));
-      gathers_until_ = absl::Now() + options_.gather_time;
+      const absl::Time began = absl::Now();
+      const size_t events = CommitBatch(std::move(work.batch));
+      const absl::Time now = absl::Now();
+      absl::MutexLock lock(&mutex_);
+      // Not those that wait already: they come from several lanes, each with its own rhythm.
+      gathering_.Ended(events, 0, now - began, now);
     }
     if (work.task) work.task();
     if (absl::Now() >= next_maintain) {

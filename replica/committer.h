@@ -17,6 +17,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/types/span.h"
 #include "replica/store.h"
+#include "router/gathering.h"
 
 namespace allezon::replica {
 
@@ -35,10 +36,8 @@ struct CommitterOptions {
   size_t queue_events_max = 50'000;
   // Entries that one WriteBatch takes, but for one submission that is larger by itself.
   size_t batch_events_max = 2'000;
-  // How long after a commit the next one is gathered, where less than large_batch_events wait: a
-  // sync costs the same for one as for a hundred.
-  absl::Duration gather_time = absl::Milliseconds(2);
-  size_t large_batch_events = 64;
+  // Since a sync costs the same for one as for a hundred.
+  router::GatheringOptions gathering{.times_last = 2};
   // Tasks that may wait; beyond, Run refuses.
   size_t tasks_max = 1'000;
   // How often Maintain and `tick` run.
@@ -80,7 +79,8 @@ class Committer {
   // Waits for work until `deadline`; both are empty where there was none.
   Work TakeWork(absl::Time deadline);
   Batch TakeBatch() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void CommitBatch(Batch batch);
+  // How many events it held.
+  size_t CommitBatch(Batch batch);
 
   Store& store_;
   const CommitterOptions options_;
@@ -90,9 +90,9 @@ class Committer {
   size_t queued_events_ ABSL_GUARDED_BY(mutex_) = 0;
   std::deque<std::function<void()>> tasks_ ABSL_GUARDED_BY(mutex_);
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
-  absl::Time gathers_until_ = absl::InfinitePast();  // of the thread
-  std::thread thread_;                               // joined by Stop
-  std::thread tick_thread_;                          // joined by Stop
+  router::Gathering gathering_ ABSL_GUARDED_BY(mutex_);
+  std::thread thread_;       // joined by Stop
+  std::thread tick_thread_;  // joined by Stop
 };
 
 }  // namespace allezon::replica

@@ -67,7 +67,8 @@ Lane::Lane(std::string_view service, Channels& channels, uint32_t instance, std:
           LabelsOf(service, channels.placement().instances[instance]), rpc::LatencyBuckets())),
       batch_failures_(rpc::MakeCounter(
           "allezon_lane_batch_failures_total", "Batches that the instance did not answer with OK.",
-          LabelsOf(service, channels.placement().instances[instance]))) {}
+          LabelsOf(service, channels.placement().instances[instance]))),
+      gathering_(options.gathering) {}
 
 Lane::~Lane() { Stop(); }
 
@@ -100,10 +101,10 @@ Lane::Step Lane::Look() {
     return step;
   }
   const absl::Time now = absl::Now();
-  if (queue_.size() < options_.large_batch_events) {
+  if (!gathering_.IsLarge(queue_.size())) {
     if (!in_flight_.empty()) return step;
-    if (now < gathers_until_) {
-      if (!std::exchange(flush_is_due_, true)) step.flush_at = gathers_until_;
+    if (!gathering_.IsEnough(queue_.size()) && now < gathering_.until()) {
+      if (!std::exchange(flush_is_due_, true)) step.flush_at = gathering_.until();
       return step;
     }
   }
@@ -172,7 +173,8 @@ void Lane::Received(Batch* received, const grpc::Status& status) {
   {
     absl::MutexLock lock(&mutex_);
     in_flight_.erase(received);
-    gathers_until_ = absl::Now() + options_.gather_time;
+    const absl::Time now = absl::Now();
+    gathering_.Ended(batch->writes.size(), queue_.size(), now - batch->sent, now);
     step = Look();
   }
   Learn(*batch, status);

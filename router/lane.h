@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // A queue of events to one instance with few batches in flight: idle, it sends at once; busy, it
-// gathers. The answer to a batch sets many clients free, whose next requests come within a moment:
-// so the lane waits for that long, or the first of them would leave alone, and the others wait for
-// its answer.
+// gathers, and after an answer also those whom that sets free.
 #pragma once
 
 #include <grpcpp/generic/generic_stub.h>
@@ -126,8 +124,7 @@ class Lane {
 
   absl::Mutex mutex_;
   std::deque<PendingWrite> queue_ ABSL_GUARDED_BY(mutex_);
-  // Before it only a batch that is large enough leaves.
-  absl::Time gathers_until_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
+  Gathering gathering_ ABSL_GUARDED_BY(mutex_);
   bool flush_is_due_ ABSL_GUARDED_BY(mutex_) = false;  // the owner was asked for one
   std::unordered_set<Batch*> in_flight_ ABSL_GUARDED_BY(mutex_);
   // Batches whose callback has not ended: longer than in flight, and what Stop waits for.

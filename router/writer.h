@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "router/gathering.h"
 #include "router/placement.h"
 #include "router/shard.h"
 
@@ -41,11 +42,9 @@ class WriteDone {
 
 struct LaneOptions {
   int batches_in_flight_max = 2;
-  // How long after an answer the next batch is gathered, where less than large_batch_events wait.
-  absl::Duration gather_time = absl::Milliseconds(1);
-  // So many neither wait for that, nor for the answer to the batch before: a small batch costs both
+  // A large batch does not wait for the answer to the one before either: a small one costs both
   // sides more than it is sooner.
-  size_t large_batch_events = 64;
+  GatheringOptions gathering = {};
   size_t batch_events_max = 1000;
   size_t batch_bytes_max = 1 << 20;
   size_t queue_events_max = 20'000;

@@ -18,7 +18,7 @@ namespace allezon::router {
 namespace {
 
 TEST_F(WriterTest, AnIdleLaneSendsAtOnceAndABusyOneGathers) {
-  Start(1, {.batches_in_flight_max = 2, .large_batch_events = 64});
+  Start(1, {.batches_in_flight_max = 2, .gathering = {.large_events = 64}});
   replicas_[0]->Hold();
   auto outcomes = std::make_shared<Outcomes>();
   const auto write = [&](int count) {
@@ -38,17 +38,37 @@ TEST_F(WriterTest, AnIdleLaneSendsAtOnceAndABusyOneGathers) {
   EXPECT_LE(replicas_[0]->in_flight_most(), 2);
 }
 
-TEST_F(WriterTest, WhatComesSoonAfterAnAnswerLeavesTogether) {
-  Start(1, {.gather_time = absl::Milliseconds(300)});
+TEST_F(WriterTest, ALaneWaitsForThoseWhomAnAnswerSetFree) {
+  Start(1, {.gathering = {.time_max = absl::Seconds(30), .times_last = 1e6}});
+  replicas_[0]->Hold();
   auto outcomes = std::make_shared<Outcomes>();
-  const auto write = [&] {
-    writer_->Write(MakeTestEvent(), absl::Now() + absl::Seconds(30), outcomes);
+  const auto write = [&](int count) {
+    for (int i = 0; i < count; ++i) {
+      writer_->Write(MakeTestEvent(), absl::Now() + absl::Seconds(60), outcomes);
+    }
   };
-  write();
+  write(1);
+  replicas_[0]->AwaitCalls(1);
+  write(5);
+  replicas_[0]->Release();
   outcomes->Await(1);
-  for (int i = 0; i < 10; ++i) write();
-  outcomes->Await(11);
-  EXPECT_EQ(replicas_[0]->batches(), (std::vector<int>{1, 10}));
+  write(1);  // is expected still, since one was answered
+  outcomes->Await(7);
+  write(5);
+  write(1);
+  outcomes->Await(13);
+  EXPECT_EQ(replicas_[0]->batches(), (std::vector<int>{1, 6, 6}));
+}
+
+TEST_F(WriterTest, ALaneDoesNotWaitForEver) {
+  Start(1, {.gathering = {.time_max = absl::Milliseconds(20)}});
+  auto outcomes = std::make_shared<Outcomes>();
+  for (int i = 0; i < 10; ++i) {
+    writer_->Write(MakeTestEvent(), absl::Now() + absl::Seconds(30), outcomes);
+  }
+  outcomes->Await(10);
+  writer_->Write(MakeTestEvent(), absl::Now() + absl::Seconds(30), outcomes);
+  for (const absl::Status& status : outcomes->Await(11)) EXPECT_TRUE(status.ok()) << status;
 }
 
 TEST_F(WriterTest, BatchesKeepTheirBound) {

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// When what waits for a batch should leave. The end of a batch sets clients free, whose next
+// requests come within a moment: a batch that leaves before them costs as much as a full one, and
+// they wait for its end.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+
+#include "absl/time/time.h"
+
+namespace allezon::router {
+
+struct GatheringOptions {
+  // No batch is held up for longer, whatever batches take.
+  absl::Duration time_max = absl::Milliseconds(4);
+  // Nor for longer than so many times as the last one took, so that where little is to be done a
+  // request is not held up for much longer than it takes.
+  double times_last = 3;
+  // So many events are not held up at all.
+  size_t large_events = 64;
+};
+
+// A batch waits until as many events came as batches carried lately and found waiting behind them.
+// Not thread-safe.
+class Gathering {
+ public:
+  explicit Gathering(const GatheringOptions& options) : options_(options) {}
+
+  // A batch of `events` ended, while `waiting` others wait. What is expected grows at once, and
+  // shrinks by an eighth a batch: after a load that has gone, some small batches wait in vain.
+  void Ended(size_t events, size_t waiting, absl::Duration took, absl::Time now) {
+    expected_ = std::max(events + waiting, expected_ - (expected_ + 7) / 8);
+    expected_ = std::min(expected_, options_.large_events);
+    until_ = now + std::min(took * options_.times_last, options_.time_max);
+  }
+  bool IsLarge(size_t events) const { return events >= options_.large_events; }
+  bool IsEnough(size_t events) const { return events >= expected_; }
+  absl::Time until() const { return until_; }
+
+ private:
+  const GatheringOptions options_;
+  size_t expected_ = 0;
+  absl::Time until_ = absl::InfinitePast();
+};
+
+}  // namespace allezon::router
