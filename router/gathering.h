@@ -22,8 +22,8 @@ struct GatheringOptions {
   size_t large_events = 64;
 };
 
-// A batch waits until as many events came as batches carried lately and found waiting behind them.
-// Not thread-safe.
+// A batch waits until most of as many events came as batches carried lately and found waiting
+// behind them; not all, since clients go to one lane and to another. Not thread-safe.
 class Gathering {
  public:
   explicit Gathering(const GatheringOptions& options) : options_(options) {}
@@ -36,7 +36,7 @@ class Gathering {
     until_ = now + std::min(took * options_.times_last, options_.time_max);
   }
   bool IsLarge(size_t events) const { return events >= options_.large_events; }
-  bool IsEnough(size_t events) const { return events >= expected_; }
+  bool IsEnough(size_t events) const { return events >= expected_ - expected_ / 8; }
   absl::Time until() const { return until_; }
 
  private:

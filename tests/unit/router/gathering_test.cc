@@ -16,9 +16,9 @@ TEST(Gathering, TheFirstBatchDoesNotWait) {
 
 TEST(Gathering, WaitsForThoseWhomABatchSetFreeAndThoseWhoWaited) {
   Gathering gathering({});
-  gathering.Ended(10, 5, kTook, kNow);
-  EXPECT_FALSE(gathering.IsEnough(14));
-  EXPECT_TRUE(gathering.IsEnough(15));
+  gathering.Ended(10, 6, kTook, kNow);
+  EXPECT_FALSE(gathering.IsEnough(13));
+  EXPECT_TRUE(gathering.IsEnough(14));  // most of them
 }
 
 TEST(Gathering, ExpectsLessOnceLessComes) {
@@ -31,9 +31,9 @@ TEST(Gathering, ExpectsLessOnceLessComes) {
 TEST(Gathering, WhatIsLargeIsEnough) {
   Gathering gathering({.large_events = 8});
   gathering.Ended(100, 100, kTook, kNow);
-  EXPECT_FALSE(gathering.IsEnough(7));
-  EXPECT_FALSE(gathering.IsLarge(7));
+  EXPECT_FALSE(gathering.IsEnough(6));
   EXPECT_TRUE(gathering.IsEnough(8));
+  EXPECT_FALSE(gathering.IsLarge(7));
   EXPECT_TRUE(gathering.IsLarge(8));
 }
 
