@@ -198,7 +198,8 @@ absl::Status Store::CheckIdentity() {
   std::string found;
   rocksdb::Status status = db_->Get({}, meta, kFormatKey, &found);
   if (status.IsNotFound()) {
-    store_id_ = absl::BytesToHexString(absl::string_view(router::RandomEventId().data(), 16));
+    store_id_ =
+        absl::BytesToHexString(absl::string_view(router::NewEventId(absl::Now()).data(), 16));
     rocksdb::WriteBatch batch;
     batch.Put(meta, kFormatKey, format);
     batch.Put(meta, kServiceKey, options_.service);

@@ -11,6 +11,8 @@ namespace allezon::router {
 namespace {
 
 constexpr char kKeyedBit = static_cast<char>(0x80);
+// Of a new id, what is the time.
+constexpr size_t kTimeBytes = 7;
 
 }  // namespace
 
@@ -18,11 +20,15 @@ ShardId ShardOf(std::string_view cookie, uint32_t shards) {
   return static_cast<ShardId>(XXH3_64bits(cookie.data(), cookie.size()) % shards);
 }
 
-EventId RandomEventId() {
+EventId NewEventId(absl::Time now) {
   thread_local absl::BitGen random;
-  const uint64_t halves[2] = {absl::Uniform<uint64_t>(random), absl::Uniform<uint64_t>(random)};
+  const auto micros = static_cast<uint64_t>(absl::ToUnixMicros(now));
+  const uint64_t randoms[2] = {absl::Uniform<uint64_t>(random), absl::Uniform<uint64_t>(random)};
   EventId id;
-  std::memcpy(id.data(), halves, id.size());
+  std::memcpy(id.data(), randoms, id.size());
+  for (size_t i = 0; i < kTimeBytes; ++i) {
+    id[i] = static_cast<char>(micros >> (8 * (kTimeBytes - 1 - i)));
+  }
   id[0] = static_cast<char>(id[0] & ~kKeyedBit);
   return id;
 }

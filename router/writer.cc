@@ -268,7 +268,7 @@ class LaneWriter final : public Writer, private Lane::Owner {
 EventRef MakeEvent(std::string_view cookie, int64_t time_ms, std::string serialised_tag,
                    std::string_view idempotency_key, uint32_t shards, absl::Time now) {
   auto event = std::make_shared<Event>();
-  event->id = idempotency_key.empty() ? RandomEventId() : KeyedEventId(idempotency_key, cookie);
+  event->id = idempotency_key.empty() ? NewEventId(now) : KeyedEventId(idempotency_key, cookie);
   event->shard = ShardOf(cookie, shards);
   event->accepted_s = static_cast<uint32_t>(absl::ToUnixSeconds(now));
   event->time_ms = time_ms;

@@ -29,7 +29,7 @@ void Fill(Segment& segment, int count, uint32_t seed) {
   entry.accepted_s = 1;
   for (int i = 0; i < count; ++i) {
     entry.shard = random() % kShards;
-    entry.id = router::RandomEventId();
+    entry.id = router::NewEventId(absl::Now());
     tag.set_action(random() % 10 ? v1::ACTION_VIEW : v1::ACTION_BUY);
     tag.set_origin(absl::StrCat("origin_", random() % 1000));
     tag.mutable_product_info()->set_brand_id(absl::StrCat("brand_", random() % 250));

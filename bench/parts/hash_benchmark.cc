@@ -17,10 +17,10 @@ void BM_ShardOf(benchmark::State& state) {
 }
 BENCHMARK(BM_ShardOf);
 
-void BM_RandomEventId(benchmark::State& state) {
-  for (auto _ : state) benchmark::DoNotOptimize(RandomEventId());
+void BM_NewEventId(benchmark::State& state) {
+  for (auto _ : state) benchmark::DoNotOptimize(NewEventId(absl::Now()));
 }
-BENCHMARK(BM_RandomEventId);
+BENCHMARK(BM_NewEventId);
 
 void BM_KeyedEventId(benchmark::State& state) {
   for (auto _ : state) benchmark::DoNotOptimize(KeyedEventId("order-4711-line-1", kCookie));

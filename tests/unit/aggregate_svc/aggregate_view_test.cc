@@ -80,7 +80,7 @@ class AggregateViewTest : public testing::Test {
       entry.shard = event.shard;
       entry.minute = event.minute;
       entry.time_ms = tag.time_ms();
-      entry.id = router::RandomEventId();
+      entry.id = router::NewEventId(absl::Now());
       entry.accepted_s = accepted_s;
       entry.tag = bytes.emplace_back(tag.SerializeAsString());
       entry.parsed = &tag;

@@ -48,7 +48,7 @@ inline std::unique_ptr<OwnedEvent> MakeOwned(int64_t minute, uint32_t shard, v1:
   event->entry = {.shard = shard,
                   .minute = minute,
                   .time_ms = event->tag.time_ms(),
-                  .id = router::RandomEventId(),
+                  .id = router::NewEventId(absl::Now()),
                   .accepted_s = accepted_s,
                   .tag = event->bytes,
                   .parsed = &event->tag};

@@ -53,7 +53,7 @@ class Entries {
     entry.shard = router::ShardOf(cookie, shards);
     entry.minute = router::MinuteOf(time_ms);
     entry.time_ms = time_ms;
-    entry.id = key.empty() ? router::RandomEventId() : router::KeyedEventId(key, cookie);
+    entry.id = key.empty() ? router::NewEventId(absl::Now()) : router::KeyedEventId(key, cookie);
     entry.accepted_s = accepted_s;
     entry.tag = bytes_.emplace_back(tag.SerializeAsString());
     entry.parsed = &tag;

@@ -8,6 +8,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 
 namespace allezon::router {
 namespace {
@@ -38,7 +39,7 @@ TEST(Shard, SpreadsCookiesEvenly) {
 TEST(EventIds, KeyedAndRandomOnesNeverMeet) {
   std::set<EventId> ids;
   for (int i = 0; i < 1000; ++i) {
-    const EventId random = RandomEventId();
+    const EventId random = NewEventId(absl::Now());
     const EventId keyed = KeyedEventId(absl::StrCat(i), "c");
     EXPECT_FALSE(IsKeyed(AsBytes(random)));
     EXPECT_TRUE(IsKeyed(AsBytes(keyed)));
@@ -47,6 +48,19 @@ TEST(EventIds, KeyedAndRandomOnesNeverMeet) {
     ids.insert(keyed);
   }
   EXPECT_EQ(ids.size(), 2000u);
+}
+
+TEST(EventIds, NewOnesAreInTheOrderOfTheirTime) {
+  const absl::Time now = absl::FromUnixSeconds(1'700'000'000);
+  std::set<EventId> ids;
+  EventId last = NewEventId(now);
+  for (int i = 1; i < 1000; ++i) {
+    const EventId next = NewEventId(now + absl::Microseconds(i));
+    EXPECT_LT(AsBytes(last), AsBytes(next));
+    ids.insert(NewEventId(now));
+    last = next;
+  }
+  EXPECT_EQ(ids.size(), 999u);
 }
 
 TEST(MinuteOf, FloorsAlsoBefore1970) {
