@@ -44,25 +44,21 @@ EventRef MakeRef(const v1::Event& from) {
   return event;
 }
 
-LogEntry EntryOf(const router::Event& event, const v1::Tag& parsed) {
+LogEntry EntryOf(const v1::Event& event, const v1::Tag& parsed) {
   LogEntry entry;
-  entry.shard = event.shard;
-  entry.minute = router::MinuteOf(event.time_ms);
-  entry.time_ms = event.time_ms;
-  entry.id = event.id;
-  entry.accepted_s = event.accepted_s;
-  entry.tag = event.tag;
+  entry.shard = event.shard();
+  entry.minute = router::MinuteOf(event.time_ms());
+  entry.time_ms = event.time_ms();
+  std::copy(event.id().begin(), event.id().end(), entry.id.begin());
+  entry.accepted_s = event.accepted_s();
+  entry.tag = event.tag();
   entry.parsed = &parsed;
   return entry;
 }
 
-}  // namespace
-
-std::shared_ptr<const Incoming> TakeEvents(
-    const google::protobuf::RepeatedPtrField<v1::Event>& events, const std::vector<bool>& holds,
-    absl::FunctionRef<void(uint32_t position, const absl::Status& why)> refuse) {
+std::shared_ptr<Incoming> Borrow(const CallEvents& events, const std::vector<bool>& holds,
+                                 Refuse refuse) {
   auto taken = std::make_shared<Incoming>();
-  taken->events.reserve(events.size());
   taken->entries.reserve(events.size());
   taken->position.reserve(events.size());
   for (int i = 0; i < events.size(); ++i) {
@@ -75,9 +71,26 @@ std::shared_ptr<const Incoming> TakeEvents(
       refuse(i, status);
       continue;
     }
-    taken->events.push_back(MakeRef(event));
-    taken->entries.push_back(EntryOf(*taken->events.back(), *tag));
+    taken->entries.push_back(EntryOf(event, *tag));
     taken->position.push_back(i);
+  }
+  return taken;
+}
+
+}  // namespace
+
+std::shared_ptr<const Incoming> BorrowEvents(const CallEvents& events,
+                                             const std::vector<bool>& holds, Refuse refuse) {
+  return Borrow(events, holds, refuse);
+}
+
+std::shared_ptr<const Incoming> TakeEvents(const CallEvents& events, const std::vector<bool>& holds,
+                                           Refuse refuse) {
+  auto taken = Borrow(events, holds, refuse);
+  taken->events.reserve(taken->entries.size());
+  for (size_t i = 0; i < taken->entries.size(); ++i) {
+    const EventRef& event = taken->events.emplace_back(MakeRef(events[taken->position[i]]));
+    taken->entries[i].tag = event->tag;
   }
   return taken;
 }

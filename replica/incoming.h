@@ -18,18 +18,24 @@
 
 namespace allezon::replica {
 
-// The events of one call, on their way through the committer and the peers' lanes. What `entries`
-// borrows, it holds. Immutable once it was made.
+// The events of one call, on their way through the committer, and the peers' lanes where this node
+// coordinates. Immutable once it was made.
 struct Incoming {
   google::protobuf::Arena arena;  // the parsed tags
-  std::vector<EventRef> events;
-  std::vector<LogEntry> entries;   // the same, in the same order
+  std::vector<LogEntry> entries;
+  std::vector<EventRef> events;    // the same, in the same order, for peers; or none
   std::vector<uint32_t> position;  // of each in the call
 };
 
-// Takes those that belong to this node and keep the rules; `refuse` is told of the others.
-std::shared_ptr<const Incoming> TakeEvents(
-    const google::protobuf::RepeatedPtrField<v1::Event>& events, const std::vector<bool>& holds,
-    absl::FunctionRef<void(uint32_t position, const absl::Status& why)> refuse);
+using CallEvents = google::protobuf::RepeatedPtrField<v1::Event>;
+using Refuse = absl::FunctionRef<void(uint32_t position, const absl::Status& why)>;
+
+// Takes those that belong to this node and keep the rules; `refuse` is told of the others. They
+// outlive the call: a peer may be owed them for long.
+std::shared_ptr<const Incoming> TakeEvents(const CallEvents& events, const std::vector<bool>& holds,
+                                           Refuse refuse);
+// The same, for this node alone: entries borrow from `events`, which must outlive them.
+std::shared_ptr<const Incoming> BorrowEvents(const CallEvents& events,
+                                             const std::vector<bool>& holds, Refuse refuse);
 
 }  // namespace allezon::replica

@@ -27,9 +27,11 @@ void FinishWithDelay(grpc::ServerUnaryReactor* reactor, const absl::Status& stat
   reactor->Finish(rpc::ToGrpc(status.ok() ? status : rpc::WithRetryDelay(status, kRetryDelay)));
 }
 
-// The valid events of a call; null, with the call ended, where there is nothing to be stored.
+// The valid events of a call, by TakeEvents or BorrowEvents; null, with the call ended, where there
+// is nothing to be stored.
 template <typename Request, typename Response>
-std::shared_ptr<const Incoming> Take(const NodeContext& context, const Replicator& replicator,
+std::shared_ptr<const Incoming> Take(decltype(TakeEvents)& take, const NodeContext& context,
+                                     const Replicator& replicator,
                                      grpc::ServerUnaryReactor* reactor, const Request& request,
                                      Response& response) {
   const absl::Status status = CheckPlacementVersion(context, request.placement_version());
@@ -37,10 +39,10 @@ std::shared_ptr<const Incoming> Take(const NodeContext& context, const Replicato
     reactor->Finish(rpc::ToGrpc(status));
     return nullptr;
   }
-  auto incoming = TakeEvents(request.events(), replicator.holds(),
-                             [&](uint32_t position, const absl::Status& why) {
-                               AddFailure(position, why, *response.mutable_failures());
-                             });
+  auto incoming =
+      take(request.events(), replicator.holds(), [&](uint32_t position, const absl::Status& why) {
+        AddFailure(position, why, *response.mutable_failures());
+      });
   if (!incoming->entries.empty()) return incoming;
   reactor->Finish(grpc::Status::OK);
   return nullptr;
@@ -59,7 +61,7 @@ grpc::ServerUnaryReactor* ReplicaServiceImpl::Write(grpc::CallbackServerContext*
                                                     const v1::WriteRequest* request,
                                                     v1::WriteResponse* response) {
   grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
-  auto incoming = Take(context_, replicator_, reactor, *request, *response);
+  auto incoming = Take(TakeEvents, context_, replicator_, reactor, *request, *response);
   if (incoming == nullptr) return reactor;
   const absl::Status status = replicator_.Write(
       incoming, absl::FromChrono(call->deadline()),
@@ -81,7 +83,8 @@ grpc::ServerUnaryReactor* ReplicaServiceImpl::Replicate(grpc::CallbackServerCont
                                                         const v1::ReplicateRequest* request,
                                                         v1::ReplicateResponse* response) {
   grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
-  auto incoming = Take(context_, replicator_, reactor, *request, *response);
+  // The request lives until the call is finished.
+  auto incoming = Take(BorrowEvents, context_, replicator_, reactor, *request, *response);
   if (incoming == nullptr) return reactor;
   const absl::Status status = replicator_.Store(
       request->from_instance(), std::move(incoming),

@@ -201,8 +201,7 @@ void Replicator::RunOnCommitter(StorageId id, std::function<absl::Status()> work
 }
 
 void Replicator::StoreSynced(StorageId id, const StoreEvents& request) {
-  google::protobuf::RepeatedPtrField<v1::Event> events(request.events.begin(),
-                                                       request.events.end());
+  const CallEvents events(request.events.begin(), request.events.end());
   absl::Status refused;
   auto incoming =
       TakeEvents(events, holds_, [&](uint32_t, const absl::Status& why) { refused = why; });
