@@ -13,6 +13,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "replica/store.h"
 #include "replica/store_internal.h"
 #include "rpc/log.h"

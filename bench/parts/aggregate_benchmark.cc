@@ -7,6 +7,7 @@
 #include <random>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "aggregate_svc/segment.h"
 #include "router/shard.h"
 

@@ -4,6 +4,7 @@
 #include <benchmark/benchmark.h>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "router/placement.h"
 #include "router/shard.h"
 

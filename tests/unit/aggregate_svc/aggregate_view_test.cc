@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "../replica/testing.h"
+#include "absl/time/clock.h"
 #include "replica/store.h"
 
 namespace allezon::aggregate_svc {

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "replica/store.h"
 #include "replica/view.h"
 #include "router/writer.h"
