@@ -39,23 +39,6 @@ absl::StatusOr<router::EventRef> MakeTagEvent(std::string_view json, std::string
                            options.shards, now);
 }
 
-// How little an outcome promises; the outcome of several writes is the one that promises least.
-int Severity(const absl::Status& status) {
-  switch (status.code()) {
-    case absl::StatusCode::kOk:
-      return 0;
-    case absl::StatusCode::kResourceExhausted:
-      return 1;
-    case absl::StatusCode::kUnavailable:
-    case absl::StatusCode::kAborted:
-      return 2;
-    case absl::StatusCode::kDeadlineExceeded:
-      return 3;
-    default:
-      return 4;
-  }
-}
-
 // The problem of a write that failed; `what` is "the tag" or "the batch".
 Problem WriteProblem(const absl::Status& status, std::string_view what, bool has_key) {
   Problem problem = ProblemOf(status);
@@ -91,8 +74,8 @@ class Lines {
     --in_flight_;
     if (status.ok()) {
       ++stored_;
-    } else if (Severity(status) > Severity(worst_)) {
-      worst_ = status;
+    } else {
+      worst_ = router::Worse(worst_, status);
     }
   }
 
@@ -120,7 +103,7 @@ class BothDone : public router::WriteDone {
     outcomes_[begun_.fetch_add(1, std::memory_order_relaxed)] = status;
     // Release what this thread wrote, acquire what the other one did.
     if (ended_.fetch_add(1, std::memory_order_acq_rel) == 0) return;
-    Ended(Severity(outcomes_[0]) > Severity(outcomes_[1]) ? outcomes_[0] : outcomes_[1]);
+    Ended(router::Worse(outcomes_[0], outcomes_[1]));
   }
 
  private:

@@ -43,22 +43,6 @@ absl::Status CheckNewTag(int index, const v1::NewTag& tag, absl::Time now,
   return absl::OkStatus();
 }
 
-// How little an outcome promises; the largest one is reported.
-int Severity(const absl::Status& status) {
-  switch (status.code()) {
-    case absl::StatusCode::kOk:
-      return 0;
-    case absl::StatusCode::kResourceExhausted:
-      return 1;
-    case absl::StatusCode::kUnavailable:
-      return 2;
-    case absl::StatusCode::kDeadlineExceeded:
-      return 3;
-    default:
-      return 4;
-  }
-}
-
 absl::Status ForCaller(absl::Status status) {
   switch (status.code()) {
     case absl::StatusCode::kInvalidArgument:
@@ -96,7 +80,7 @@ class Gather final : public WriteDone {
   void Done(const absl::Status& status) override {
     if (!status.ok()) {
       absl::MutexLock lock(&mutex_);
-      if (Severity(status) > Severity(worst_)) worst_ = status;
+      worst_ = Worse(worst_, status);
     }
     // The last one sees what all others noted before they counted down.
     if (open_.fetch_sub(1, std::memory_order_acq_rel) != 1) return;

@@ -50,6 +50,22 @@ bool IsRetryable(const absl::Status& status) {
   }
 }
 
+int Severity(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kOk:
+      return 0;
+    case absl::StatusCode::kResourceExhausted:
+      return 1;
+    case absl::StatusCode::kUnavailable:
+    case absl::StatusCode::kAborted:
+      return 2;
+    case absl::StatusCode::kDeadlineExceeded:
+      return 3;
+    default:
+      return 4;
+  }
+}
+
 // Whether a node answered that it cannot take the event just now.
 bool IsRefusal(const absl::Status& status) {
   return absl::IsUnavailable(status) && rpc::RetryDelayOf(status) > absl::ZeroDuration();
@@ -264,6 +280,10 @@ class LaneWriter final : public Writer, private Lane::Owner {
 };
 
 }  // namespace
+
+const absl::Status& Worse(const absl::Status& a, const absl::Status& b) {
+  return Severity(b) > Severity(a) ? b : a;
+}
 
 EventRef MakeEvent(std::string_view cookie, int64_t time_ms, std::string serialised_tag,
                    std::string_view idempotency_key, uint32_t shards, absl::Time now) {

@@ -31,6 +31,9 @@ using EventRef = std::shared_ptr<const Event>;
 EventRef MakeEvent(std::string_view cookie, int64_t time_ms, std::string serialised_tag,
                    std::string_view idempotency_key, uint32_t shards, absl::Time now);
 
+// Of two outcomes of a write, the one that promises less.
+const absl::Status& Worse(const absl::Status& a, const absl::Status& b);
+
 // Told once for each event it was given to, from any thread, possibly before Write returns.
 class WriteDone {
  public:
