@@ -32,8 +32,10 @@ constexpr absl::Duration kOverdueMin = absl::Milliseconds(50);
 constexpr absl::Duration kOverdueMax = absl::Seconds(1);
 // How often to look for overdue ones.
 constexpr absl::Duration kWatchInterval = absl::Milliseconds(10);
-// The writer ends so long before its caller does, who would otherwise not hear why.
+// The writer ends so long before its caller does, who would otherwise not hear why; where little
+// time is left, by this share of it.
 constexpr absl::Duration kAnswerMargin = absl::Milliseconds(20);
+constexpr double kAnswerShare = 0.2;
 // Copies of one write under way at a time.
 constexpr int kCopiesMax = 4;
 
@@ -115,7 +117,9 @@ class LaneWriter final : public Writer, private Lane::Owner {
   }
 
   void Write(EventRef event, absl::Time deadline, std::shared_ptr<WriteDone> done) override {
-    Start(PendingWrite{std::move(event), deadline - kAnswerMargin, std::move(done)});
+    const absl::Duration left = std::max(deadline - absl::Now(), absl::ZeroDuration());
+    const absl::Duration margin = std::min(kAnswerMargin, left * kAnswerShare);
+    Start(PendingWrite{std::move(event), deadline - margin, std::move(done)});
   }
 
  private:

@@ -71,6 +71,19 @@ TEST_F(WriterTest, ALaneDoesNotWaitForEver) {
   for (const absl::Status& status : outcomes->Await(11)) EXPECT_TRUE(status.ok()) << status;
 }
 
+TEST_F(WriterTest, ACallerWithLittleTimeIsTriedForAllTheSame) {
+  Start(1);
+  auto outcomes = std::make_shared<Outcomes>();
+  writer_->Write(MakeTestEvent(), absl::Now() + absl::Seconds(30), outcomes);
+  outcomes->Await(1);  // connected
+  // This thread may be held up for longer than a caller waits, but not each time.
+  for (size_t tried = 1; tried < 100 && replicas_[0]->batches().size() < 2; ++tried) {
+    writer_->Write(MakeTestEvent(), absl::Now() + absl::Milliseconds(15), outcomes);
+    outcomes->Await(tried + 1);
+  }
+  EXPECT_EQ(replicas_[0]->batches().size(), 2u);
+}
+
 TEST_F(WriterTest, BatchesKeepTheirBound) {
   Start(1, {.batches_in_flight_max = 1, .batch_events_max = 10});
   replicas_[0]->Hold();
