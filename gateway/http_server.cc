@@ -191,12 +191,13 @@ std::vector<int> HttpServer::Impl::MakeRoom() {
 }
 
 bool HttpServer::Impl::Evict() {
-  const auto slow = (steady_clock::now() - kSlowTime).time_since_epoch().count();
-  for (const Phase phase : {Phase::kIdle, Phase::kTransfer}) {
+  const std::pair<Phase, milliseconds> spared[] = {{Phase::kIdle, options.idle_min},
+                                                   {Phase::kTransfer, kSlowTime}};
+  for (const auto& [phase, time] : spared) {
+    const auto latest = (steady_clock::now() - time).time_since_epoch().count();
     Live* oldest = nullptr;
     for (Live* candidate : live) {
-      if (candidate->phase() != phase) continue;
-      if (phase == Phase::kTransfer && candidate->since() > slow) continue;
+      if (candidate->phase() != phase || candidate->since() > latest) continue;
       if (oldest == nullptr || candidate->since() < oldest->since()) oldest = candidate;
     }
     if (oldest == nullptr || !oldest->End(phase)) continue;

@@ -396,6 +396,7 @@ TEST_F(HttpServerTest, AClientThatDripsMeetsTheDeadlineOfTheWholeRequest) {
 TEST_F(HttpServerTest, IdleClientsGiveWayToNewOnes) {
   HttpServerOptions options;
   options.connections_max = 8;
+  options.idle_min = milliseconds(0);
   Start(options);
   std::vector<std::unique_ptr<Client>> idle;
   for (int i = 0; i < 50; ++i) idle.push_back(std::make_unique<Client>(port()));
@@ -411,6 +412,21 @@ TEST_F(HttpServerTest, IdleClientsGiveWayToNewOnes) {
     std::this_thread::sleep_for(milliseconds(1));
   }
   EXPECT_LE(idle.size(), 8);
+}
+
+TEST_F(HttpServerTest, ClientsThatWereJustAnsweredDoNotGiveWay) {
+  HttpServerOptions options;
+  options.connections_max = 1;
+  options.idle_min = std::chrono::hours(1);
+  Start(options);
+  Client busy(port());
+  ASSERT_THAT(busy.Call(PostTag(kTagJson)), StartsWith("HTTP/1.1 204 "));
+  for (int i = 0; i < 10; ++i) {
+    const std::string refused = Call(PostTag(kTagJson));
+    EXPECT_THAT(refused, StartsWith("HTTP/1.1 503 "));
+    EXPECT_THAT(refused, HasSubstr("Retry-After: 1"));
+    EXPECT_THAT(busy.Call(PostTag(kTagJson)), StartsWith("HTTP/1.1 204 "));
+  }
 }
 
 TEST_F(HttpServerTest, SlowSendersGiveWayToNewClients) {
