@@ -14,6 +14,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "replica/background.h"
 #include "replica/store.h"
 #include "replica/store_internal.h"
 #include "rpc/log.h"
@@ -39,6 +40,12 @@ class NoRecovery final : public rocksdb::EventListener {
                             bool* auto_recovery) override {
     *auto_recovery = false;
   }
+};
+
+// RocksDB has threads for compactions only, apart from those that flush.
+class CompactionsGiveWay final : public rocksdb::EventListener {
+ public:
+  void OnCompactionBegin(rocksdb::DB*, const rocksdb::CompactionJobInfo&) override { GiveWay(); }
 };
 
 // RocksDB's warnings, among those of the process. A log file of its own would end the process, with
@@ -68,6 +75,7 @@ rocksdb::DBOptions DbOptions(const std::string& path) {
   rocksdb::DBOptions options;
   options.info_log = std::make_shared<ProcessLog>(path);
   options.listeners.push_back(std::make_shared<NoRecovery>());
+  options.listeners.push_back(std::make_shared<CompactionsGiveWay>());
   options.max_bgerror_resume_count = 0;
   options.create_if_missing = true;
   options.create_missing_column_families = true;
