@@ -16,6 +16,8 @@ CLIENT_GRACE_S = 30
 FAILED_SHARE_MAX = 0.01
 # A schedule ends with some tags due; more of them mean that it was not kept.
 NOT_SENT_SHARE_MAX = 0.01
+# Answers that ask the client to come back later.
+REFUSED = (429, 503)
 
 
 @dataclasses.dataclass
@@ -93,8 +95,9 @@ def bench_client(argv, *, seconds, roles, unit="tags"):
     return measure(client, roles, unit)
 
 
-def load(addresses, *, seconds, roles, **options):
-    """allezon-load: an open loop where `rate` is not 0, and every answer is compared. A wrong one fails the run."""
+def load(addresses, *, seconds, roles, may_refuse=False, **options):
+    """allezon-load: an open loop where `rate` is not 0, and every answer is compared. A wrong one fails the run.
+    `may_refuse`: an answer that asks to come back later is no failure, and the schedule need not be kept."""
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "report.json"
         flags = {"targets": addresses, "duration_s": seconds, "start": "now", "cookies": 1_000_000, "odd": "false",
@@ -106,11 +109,21 @@ def load(addresses, *, seconds, roles, **options):
                                 timeout_s=seconds + CLIENT_GRACE_S)
             report = json.loads(path.read_text())
             latency_ms = {name: us / 1000 for name, us in report["tags"]["latency_us"].items()}
-            not_sent.append(report["tags_not_sent"])
-            return report["tags_acknowledged"], report["stream_s"], report["failed"], latency_ms, cpu
+            reports.append(report)
+            failed = report["failed"] - (refused(report) if may_refuse else 0)
+            return report["tags_acknowledged"], report["stream_s"], failed, latency_ms, cpu
 
-        not_sent = []
+        def refused(report):
+            return sum(report["tags"]["failures"].get(f"status {status}", 0) for status in REFUSED)
+
+        reports = []
         result = measure(client, roles, "tags")
-        if not_sent[0] > NOT_SENT_SHARE_MAX * result.count:
-            result.notes.append(f"{not_sent[0]} tags of the schedule were not sent")
+        if result.failed:
+            result.notes += [f"{count}: {reason}" for reason, count in reports[0]["tags"]["failures"].items()]
+        not_sent = reports[0]["tags_not_sent"]
+        if may_refuse:
+            result.figures |= {"requests refused a second": refused(reports[0]) / result.seconds,
+                               "tags of the schedule not sent a second": not_sent / result.seconds}
+        elif not_sent > NOT_SENT_SHARE_MAX * result.count:
+            result.notes.append(f"{not_sent} tags of the schedule were not sent")
         return result

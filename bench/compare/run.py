@@ -12,12 +12,13 @@ import ingest
 import limits
 import reads
 import rivals
+import strain
 import table
 from processes import ROOT, BenchError
 from session import Session
 
 SECTIONS = {"limits": limits, "ingest": ingest, "reads": reads, "aggregates": aggregates, "rivals": rivals,
-            "growth": growth}
+            "growth": growth, "strain": strain}
 SECONDS_DEFAULT, ROUNDS_DEFAULT = 10, 5
 SECONDS_QUICK, ROUNDS_QUICK = 1, 1
 
