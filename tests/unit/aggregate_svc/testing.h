@@ -18,8 +18,8 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
 #include "aggregate_svc/aggregate_view.h"
 #include "replica/view.h"
 #include "router/shard.h"
