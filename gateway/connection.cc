@@ -225,8 +225,17 @@ Io Connection::Write(std::string_view bytes, SteadyTime deadline) {
   return Io::kOk;
 }
 
+void Connection::EndSending() { shutdown(fd_, SHUT_WR); }
+
+bool Connection::DropArrived() {
+  char dropped[kReceiveBytes];
+  const ssize_t received = recv(fd_, dropped, sizeof dropped, MSG_DONTWAIT);
+  return received > 0 ||
+         (received < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR));
+}
+
 void Connection::Linger() {
-  shutdown(fd_, SHUT_WR);
+  EndSending();
   const SteadyTime deadline = std::chrono::steady_clock::now() + kLingerTime;
   std::string dropped(kReceiveBytes, '\0');
   size_t bytes = 0;

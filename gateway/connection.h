@@ -81,6 +81,10 @@ class Connection {
   // Ends the connection so that an answer reaches a client that is still sending: reads and drops
   // for a moment, since closing with unread bytes would destroy the answer.
   void Linger();
+  // The same in steps, for who has no time to wait.
+  void EndSending();
+  // Drops a part of what has arrived; false where the peer has ended the connection.
+  bool DropArrived();
 
  private:
   // Reads what there is into the buffer, after waiting for it.

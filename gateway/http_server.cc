@@ -28,6 +28,7 @@
 #include "gateway/http_engine.h"
 #include "gateway/http_metrics.h"
 #include "gateway/listener.h"
+#include "gateway/refusals.h"
 #include "rpc/log.h"
 
 namespace allezon::gateway {
@@ -112,6 +113,7 @@ struct HttpServer::Impl {
   BodyBudget budget;
   HttpEngine engine;
   HttpMetrics metrics;
+  Refusals refusals;
   std::atomic<bool> stopping{false};
   const ExchangeContext context;
 
@@ -210,7 +212,7 @@ bool HttpServer::Impl::Evict() {
 
 void HttpServer::Impl::Refuse(int fd) {
   metrics.refused.Increment();
-  Connection connection(fd);
+  auto connection = std::make_unique<Connection>(fd);
   Head head;
   head.method = "GET";
   head.keep_alive = false;
@@ -220,7 +222,8 @@ void HttpServer::Impl::Refuse(int fd) {
                 true};
   const std::string bytes = engine.Form(head, answer);
   // Without waiting: an empty socket takes so little at once, and the acceptor has no time.
-  connection.Write(bytes, steady_clock::now());
+  connection->Write(bytes, steady_clock::now());
+  refusals.Add(std::move(connection));
   metrics.Count(Route::kUnknown, 503, std::chrono::nanoseconds(0));
 }
 

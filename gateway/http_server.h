@@ -26,7 +26,7 @@ struct HttpServerOptions {
   std::chrono::milliseconds idle_timeout{75'000};
   // Where all are taken, an idle one gives way to a new one after so long; before, its client's
   // next request may be on the wire, and the new one is told to come back.
-  std::chrono::milliseconds idle_min{100};
+  std::chrono::milliseconds idle_min{1000};
   // From a request's first byte to the end of its head, and to the end of its body.
   std::chrono::milliseconds head_timeout{10'000};
   std::chrono::milliseconds body_timeout{30'000};

@@ -41,12 +41,14 @@ class Client {
   Client& operator=(const Client&) = delete;
 
   bool connected() const { return connected_; }
-  void Send(std::string_view bytes) {
+  // False where the connection is broken.
+  bool Send(std::string_view bytes) {
     while (!bytes.empty()) {
       const ssize_t sent = send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
-      if (sent <= 0) return;
+      if (sent <= 0) return false;
       bytes.remove_prefix(static_cast<size_t>(sent));
     }
+    return true;
   }
   void EndSending() { shutdown(fd_, SHUT_WR); }
 
@@ -427,6 +429,25 @@ TEST_F(HttpServerTest, ClientsThatWereJustAnsweredDoNotGiveWay) {
     EXPECT_THAT(refused, HasSubstr("Retry-After: 1"));
     EXPECT_THAT(busy.Call(PostTag(kTagJson)), StartsWith("HTTP/1.1 204 "));
   }
+}
+
+TEST_F(HttpServerTest, WhoIsRefusedMaySendTheRequestAndReadsWhy) {
+  HttpServerOptions options;
+  options.connections_max = 1;
+  options.idle_min = std::chrono::hours(1);
+  Start(options);
+  Client busy(port());
+  ASSERT_THAT(busy.Call(PostTag(kTagJson)), StartsWith("HTTP/1.1 204 "));
+  Client refused(port());
+  while (!refused.HasNews()) std::this_thread::sleep_for(milliseconds(1));
+  // In pieces, as clients do that send the head first: a connection that was closed would break the
+  // second one.
+  const std::string request = PostTag(kTagJson);
+  EXPECT_TRUE(refused.Send(std::string_view(request).substr(0, 20)));
+  std::this_thread::sleep_for(milliseconds(50));
+  EXPECT_TRUE(refused.Send(std::string_view(request).substr(20)));
+  EXPECT_THAT(refused.Receive(), StartsWith("HTTP/1.1 503 "));
+  EXPECT_TRUE(refused.Closed());
 }
 
 TEST_F(HttpServerTest, SlowSendersGiveWayToNewClients) {
