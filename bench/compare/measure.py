@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One measurement: a client under way, and what it and the processes that it calls take meanwhile."""
 
+import collections
 import dataclasses
 import json
 import pathlib
@@ -114,12 +115,15 @@ def load(addresses, *, seconds, roles, may_refuse=False, **options):
             return report["tags_acknowledged"], report["stream_s"], failed, latency_ms, cpu
 
         def refused(report):
-            return sum(report["tags"]["failures"].get(f"status {status}", 0) for status in REFUSED)
+            return sum(failures(report).get(f"status {status}", 0) for status in REFUSED)
+
+        def failures(report):
+            return sum((collections.Counter(report[kind]["failures"]) for kind in ("tags", "profiles")), collections.Counter())
 
         reports = []
         result = measure(client, roles, "tags")
         if result.failed:
-            result.notes += [f"{count}: {reason}" for reason, count in reports[0]["tags"]["failures"].items()]
+            result.notes += [f"{count}: {reason}" for reason, count in failures(reports[0]).items()]
         not_sent = reports[0]["tags_not_sent"]
         if may_refuse:
             result.figures |= {"requests refused a second": refused(reports[0]) / result.seconds,
