@@ -17,12 +17,11 @@ EQUAL_TIMEOUT_S = 120
 
 
 class BenchCluster(local_cluster.Cluster):
-    def __init__(self, folder, *, rf, nodes, wal):
+    def __init__(self, folder, *, rf, nodes, node_args):
         settings = local_cluster.make_settings(folder, profiles=nodes, aggregates=nodes, rf=rf)
         ids = [id_ for service in local_cluster.SERVICES for id_ in settings.ids(service)]
-        wal_flag = [f"--wal={wal}"]
         super().__init__(folder, program("allezon-gateway").parent, settings, log_level="warn",
-                         extra_args={service: wal_flag for service in SERVICES},
+                         extra_args={service: node_args for service in SERVICES},
                          prefixes={id_: DIE_WITH_PARENT for id_ in ids})
 
     def launch(self):
@@ -80,11 +79,13 @@ def wait_until(condition, timeout_s, complaint):
 
 
 @contextlib.contextmanager
-def cluster(data_dir, *, rf, nodes=None, wal="sync"):
-    """A running one, which is stopped and removed at the end. As many nodes as replicas unless it is said."""
+def cluster(data_dir, *, rf, nodes=None, wal="sync", **node_flags):
+    """A running one, which is stopped and removed at the end. As many nodes as replicas unless it is said; `node_flags` are
+    more flags of the nodes."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="cluster-", dir=data_dir))
     try:
-        bench_cluster = BenchCluster(folder, rf=rf, nodes=nodes or rf, wal=wal)
+        bench_cluster = BenchCluster(folder, rf=rf, nodes=nodes or rf,
+                                     node_args=[f"--{name}={value}" for name, value in {"wal": wal, **node_flags}.items()])
         try:
             bench_cluster.launch()
             yield bench_cluster

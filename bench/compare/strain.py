@@ -34,7 +34,7 @@ STEADY_SECONDS_MIN = 10
 STEADY_TIMES_QUIET = 3  # the p99.9 of quiet running, at most
 FILL_MILLIONS = 3
 FILL_HOURS = 20  # that the tags stored before are spread over
-RETENTION_HOURS = 24
+RETENTION_S = 60
 TAG = {"cookie": "probe", "country": "PL", "device": "PC", "action": "VIEW", "origin": "probe",
        "product_info": {"product_id": 1, "brand_id": "b", "category_id": "c", "price": 1}}
 
@@ -145,9 +145,9 @@ def overload(session, **options):
 # --- beside what goes on in the background ---------------------------------------------------------
 
 
-def beside(session, disturb):
+def beside(session, disturb, **node_flags):
     """The assignment's rate, quiet and then while nodes do what `disturb(cluster, session)` has brought about."""
-    with cluster(session.data_dir, rf=RF) as running_cluster:
+    with cluster(session.data_dir, rf=RF, **node_flags) as running_cluster:
         def steady(seed):
             return measure.load(running_cluster.http, seconds=max(session.seconds, STEADY_SECONDS_MIN), seed=seed,
                                 roles=running_cluster.roles(), rate=STEADY_RATE, connections=ingest.CONNECTIONS)
@@ -181,17 +181,19 @@ def lose_disks(running_cluster, session):
         running_cluster.restart(entry["id"])
 
 
-def grow_old(running_cluster, session):
-    """Most of what is stored is older than it is kept."""
-    fill_hours(running_cluster, session, hours_ago=RETENTION_HOURS + FILL_HOURS - 2)
+def outlive(running_cluster, session):
+    """What is stored is older than it is kept, and goes as long as it was stored before. Compaction comes to an end first."""
+    fill_hours(running_cluster, session)
+    time.sleep(RETENTION_S / 2)
 
 
 def cases():
     def case(name, run, **options):
         return Case(SECTION, name, run, connections=None, **options)
 
-    def steady(what, disturb, **options):
-        return case(f"{STEADY_RATE} tags/s, RF {RF}, {what}", lambda session: beside(session, disturb), **options)
+    def steady(what, disturb, quick=True, **node_flags):
+        return case(f"{STEADY_RATE} tags/s, RF {RF}, {what}", lambda session: beside(session, disturb, **node_flags),
+                    quick=quick)
 
     return [
         case(f"one tag a request at {TIMES_TOP} times the top, RF {RF}", overload),
@@ -200,5 +202,5 @@ def cases():
         steady("quiet again", lambda *_: None, quick=False),
         steady(f"after {FILL_MILLIONS} million more at once", fill_hours),
         steady("beside a sync of a node of each service", lose_disks),
-        steady("beside retention", grow_old, quick=False),
+        steady("beside retention", outlive, quick=False, retention_s=RETENTION_S),
     ]
