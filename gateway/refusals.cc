@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "gateway/refusals.h"
 
+#include <chrono>
+#include <iterator>
 #include <utility>
-#include <vector>
 
 #include "absl/time/time.h"
 

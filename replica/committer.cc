@@ -89,7 +89,7 @@ Committer::Work Committer::TakeWork(absl::Time deadline) {
                                           self->stopping_;
                                  },
                                  this),
-                             gathering_.until());
+                             gathering_.until(absl::Now()));
   }
   Work work;
   work.batch = TakeBatch();

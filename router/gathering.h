@@ -37,7 +37,8 @@ class Gathering {
   }
   bool IsLarge(size_t events) const { return events >= options_.large_events; }
   bool IsEnough(size_t events) const { return events >= expected_ - expected_ / 8; }
-  absl::Time until() const { return until_; }
+  // Until when to wait. Where the clock was set back meanwhile, no longer.
+  absl::Time until(absl::Time now) const { return until_ - now > options_.time_max ? now : until_; }
 
  private:
   const GatheringOptions options_;

@@ -103,8 +103,9 @@ Lane::Step Lane::Look() {
   const absl::Time now = absl::Now();
   if (!gathering_.IsLarge(queue_.size())) {
     if (!in_flight_.empty()) return step;
-    if (!gathering_.IsEnough(queue_.size()) && now < gathering_.until()) {
-      if (!std::exchange(flush_is_due_, true)) step.flush_at = gathering_.until();
+    const absl::Time until = gathering_.until(now);
+    if (!gathering_.IsEnough(queue_.size()) && now < until) {
+      if (!std::exchange(flush_is_due_, true)) step.flush_at = until;
       return step;
     }
   }

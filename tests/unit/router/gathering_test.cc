@@ -40,9 +40,16 @@ TEST(Gathering, WhatIsLargeIsEnough) {
 TEST(Gathering, WaitsNoLongerThanBatchesTakeAndHasABound) {
   Gathering gathering({.time_max = absl::Milliseconds(4), .times_last = 3});
   gathering.Ended(1, 0, absl::Microseconds(500), kNow);
-  EXPECT_EQ(gathering.until(), kNow + absl::Microseconds(1500));
+  EXPECT_EQ(gathering.until(kNow), kNow + absl::Microseconds(1500));
   gathering.Ended(1, 0, absl::Seconds(1), kNow);
-  EXPECT_EQ(gathering.until(), kNow + absl::Milliseconds(4));
+  EXPECT_EQ(gathering.until(kNow), kNow + absl::Milliseconds(4));
+}
+
+TEST(Gathering, AClockThatIsSetBackEndsTheWaiting) {
+  Gathering gathering({});
+  gathering.Ended(10, 0, kTook, kNow);
+  const absl::Time earlier = kNow - absl::Hours(1);
+  EXPECT_EQ(gathering.until(earlier), earlier);
 }
 
 }  // namespace
