@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Threads whose work can wait: compaction, and what nodes tidy up once in a while.
+// Threads whose work can wait, as compactions can.
 #pragma once
 
 namespace allezon::replica {

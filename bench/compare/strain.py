@@ -29,6 +29,7 @@ RECOVERED_S = 0.1
 RECOVERY_TIMEOUT_S = 60
 PROBE_PERIOD_S = 0.05
 PROBE_TIMEOUT_S = 30
+MEMORY_PERIOD_S = 0.1
 STEADY_RATE = 1000  # the assignment's
 STEADY_SECONDS_MIN = 10
 STEADY_TIMES_QUIET = 3  # the p99.9 of quiet running, at most
@@ -42,15 +43,13 @@ TAG = {"cookie": "probe", "country": "PL", "device": "PC", "action": "VIEW", "or
 # --- far more than it can take --------------------------------------------------------------------
 
 
-class Probe:
-    """A client of its own, which sends a tag now and then, and looks at what it is told."""
+class Meanwhile:
+    """Does `look()` every `period_s` from a thread of its own, as long as the with statement lasts."""
 
-    def __init__(self, address):
-        self._address = address
+    def __init__(self, period_s):
+        self._period_s = period_s
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run)
-        self.sent = 0
-        self.complaint = ""
 
     def __enter__(self):
         self._thread.start()
@@ -59,6 +58,20 @@ class Probe:
     def __exit__(self, *_):
         self._ended.set()
         self._thread.join()
+
+    def _run(self):
+        while not self._ended.wait(self._period_s):
+            self.look()
+
+
+class Probe(Meanwhile):
+    """A client of its own, which sends a tag now and then, and looks at what it is told."""
+
+    def __init__(self, address):
+        super().__init__(PROBE_PERIOD_S)
+        self._address = address
+        self.sent = 0
+        self.complaint = ""
 
     def send(self):
         """(status, seconds)."""
@@ -81,9 +94,8 @@ class Probe:
             self.complaint = self.complaint or f"a tag was answered with {answer.status}"
         return answer.status, time.monotonic() - began
 
-    def _run(self):
-        while not self._ended.wait(PROBE_PERIOD_S):
-            self.send()
+    def look(self):
+        self.send()
 
     def wait_recovered(self):
         """Seconds until a tag is answered as on any other day."""
@@ -97,27 +109,17 @@ class Probe:
         return time.monotonic() - began
 
 
-class PeakMemory:
+class PeakMemory(Meanwhile):
     """The largest resident memory of a process of each role, meanwhile."""
 
     def __init__(self, roles):
+        super().__init__(MEMORY_PERIOD_S)
         self._roles = roles
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run)
         self.mib = dict.fromkeys(roles, 0.0)
 
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._ended.set()
-        self._thread.join()
-
-    def _run(self):
-        while not self._ended.wait(0.1):
-            for role, pids in self._roles.items():
-                self.mib[role] = max(self.mib[role], *map(memory_mib, pids))
+    def look(self):
+        for role, pids in self._roles.items():
+            self.mib[role] = max(self.mib[role], *map(memory_mib, pids))
 
 
 def overload(session, **options):
