@@ -14,6 +14,7 @@ struct Core::Peer {
   const uint32_t index;
   std::vector<ShardId> shared;  // shards that both hold
   PeerLane lane;
+  bool is_late = false;  // as of the last tick
   bool polling = false;
   Instant next_poll = kNever;
   std::unique_ptr<SyncSession> session;
@@ -63,15 +64,16 @@ Core::~Core() = default;
 
 absl::Status Core::Write(WriteId id, absl::Span<const EventRef> events, Instant deadline,
                          Instant now, Actions& actions) {
-  std::vector<uint8_t> peers;
-  peers.reserve(events.size());
+  std::vector<Quorum::Voters> voters;
+  voters.reserve(events.size());
   for (const EventRef& event : events) {
     if (!joined_[event->shard]) return CheckJoined(event->shard);
     if (absl::Status status = CheckQuorum(event->shard); !status.ok()) return status;
-    peers.push_back(static_cast<uint8_t>(placement_.replicas[event->shard].size() - 1));
+    voters.push_back({static_cast<uint8_t>(placement_.replicas[event->shard].size() - 1),
+                      ReaderOf(event->shard)});
   }
   deadline = std::min(deadline, now + options_.write_timeout_max_us);
-  if (absl::Status status = quorum_.Begin(id, peers, deadline); !status.ok()) return status;
+  if (absl::Status status = quorum_.Begin(id, voters, deadline); !status.ok()) return status;
   for (uint32_t i = 0; i < events.size(); ++i) {
     for (const router::Replica& replica : placement_.replicas[events[i]->shard]) {
       if (replica.instance == options_.self) continue;
@@ -95,7 +97,7 @@ void Core::Replicated(uint32_t peer_index, BatchId batch, const absl::Status& st
   quorum_.Expire(now, actions.outcomes);
   const auto count_out = [&](Owed& owed) {
     owed.counted_out = true;
-    quorum_.CountOut(owed.write, owed.index, status, actions.outcomes);
+    quorum_.CountOut(owed.write, owed.index, peer_index, status, actions.outcomes);
   };
   std::vector<Owed> taken = peer.lane.Ended(batch, status, now, count_out);
   std::vector<Owed> refused;
@@ -110,12 +112,13 @@ void Core::Replicated(uint32_t peer_index, BatchId batch, const absl::Status& st
         std::find(response.unjoined_shards().begin(), response.unjoined_shards().end(),
                   owed.event->shard) == response.unjoined_shards().end();
     if (refusal == response.failures().end() && counts) {
-      quorum_.Yes(owed.write, owed.index, owed.counted_out, actions.outcomes);
+      quorum_.Yes(owed.write, owed.index, peer_index, owed.counted_out, actions.outcomes);
     } else if (!owed.counted_out) {
       const std::string why = refusal != response.failures().end()
                                   ? refusal->message()
                                   : std::string("a replica is not whole yet");
-      quorum_.CountOut(owed.write, owed.index, absl::UnavailableError(why), actions.outcomes);
+      quorum_.CountOut(owed.write, owed.index, peer_index, absl::UnavailableError(why),
+                       actions.outcomes);
     }
     if (refusal == response.failures().end()) continue;
     // While its write may still be acknowledged it must stay; then it is left to a sync, of which
@@ -176,6 +179,13 @@ void Core::AnswerDigests(v1::ReadDigestsResponse& response) const {
 
 void Core::Tick(Instant now, Actions& actions) {
   quorum_.Expire(now, actions.outcomes);
+  for (const std::unique_ptr<Peer>& peer : peers_) {
+    if (peer == nullptr) continue;
+    const bool is_late = peer->lane.IsLate(now);
+    // What was asked for since does not wait for it.
+    if (is_late && !peer->is_late) quorum_.StopWaitingFor(peer->index, actions.outcomes);
+    peer->is_late = is_late;
+  }
   for (const ShardId shard : std::exchange(wanted_next_, {})) wanted_[shard] = now;
   PumpLanes(now, actions);
   SendPolls(now, actions);
@@ -373,6 +383,17 @@ absl::Status Core::CheckQuorum(ShardId shard) const {
   return absl::UnavailableError(absl::StrCat("only ", answering, " replicas of shard ", shard,
                                              " answer, which are fewer than ",
                                              options_.write_quorum));
+}
+
+// The peer that readers of the shard ask first, where that is not this node: of those in the order
+// of the placement that are not away.
+uint32_t Core::ReaderOf(ShardId shard) const {
+  for (const router::Replica& replica : placement_.replicas[shard]) {
+    if (replica.instance == options_.self) return Quorum::kNobody;
+    const Peer& peer = *peers_[replica.instance];
+    if (!peer.is_late && !peer.lane.IsFailing()) return replica.instance;
+  }
+  return Quorum::kNobody;
 }
 
 absl::Status Core::CheckJoined(ShardId shard) const {

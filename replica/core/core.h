@@ -104,6 +104,7 @@ class Core {
   struct Peer;
 
   absl::Status CheckQuorum(ShardId shard) const;
+  uint32_t ReaderOf(ShardId shard) const;
   void PumpLanes(Instant now, Actions& actions);
   void SendPolls(Instant now, Actions& actions);
   void StartSessions(Instant now, Actions& actions);

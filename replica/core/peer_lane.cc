@@ -11,6 +11,12 @@ namespace {
 // What an event takes in memory besides its tag.
 constexpr uint64_t kEventOverheadBytes = 160;
 
+// Of the mean, per batch: it rises fast and falls slowly.
+constexpr Instant kPaceRiseWeight = 4;
+constexpr Instant kPaceFallWeight = 32;
+// What takes so many times the mean is late.
+constexpr Instant kLateMultiple = 2;
+
 uint64_t BytesOf(const Owed& owed) { return owed.event->tag.size() + kEventOverheadBytes; }
 
 }  // namespace
@@ -58,6 +64,8 @@ std::vector<Owed> PeerLane::Ended(BatchId id, const absl::Status& status, Instan
     retry_at_ = kNever;
     pause_us_ = 0;
     for (const Owed& owed : batch) Uncount(owed);
+    const Instant took = std::min(now - batch.front().queued, options_.late_max_us);
+    pace_us_ += (took - pace_us_) / (took > pace_us_ ? kPaceRiseWeight : kPaceFallWeight);
     return batch;
   }
   for (Owed& owed : batch) {
@@ -106,6 +114,11 @@ void PeerLane::EnforceBounds(const std::function<bool(WriteId)>& is_pending) {
   if (queue_.size() == before) return;
   ++session_;
   ++drops_;
+}
+
+bool PeerLane::IsLate(Instant now) const {
+  return now - OldestQueued(now) >=
+         std::clamp(kLateMultiple * pace_us_, options_.late_min_us, options_.late_max_us);
 }
 
 Instant PeerLane::OldestQueued(Instant now) const {

@@ -56,6 +56,8 @@ class PeerLane {
   }
   // Whether the last batch failed, and the peer has not answered since.
   bool IsFailing() const { return pause_us_ > 0; }
+  // Whether something is owed for longer than it takes lately, by which the peer is slow or away.
+  bool IsLate(Instant now) const;
   uint64_t session() const { return session_; }
   uint64_t drops() const { return drops_; }
   uint64_t owed_events() const { return owed_events_; }
@@ -80,6 +82,7 @@ class PeerLane {
   uint64_t owed_bytes_ = 0;
   Instant retry_at_ = kNever;
   Instant pause_us_ = 0;
+  Instant pace_us_ = 0;  // from when an event is queued until the peer has it: a mean of late
 };
 
 }  // namespace allezon::replica

@@ -7,17 +7,19 @@
 
 namespace allezon::replica {
 
-absl::Status Quorum::Begin(WriteId id, absl::Span<const uint8_t> peers, Instant deadline) {
-  if (events_pending_ > 0 && events_pending_ + peers.size() > events_pending_max_) {
+absl::Status Quorum::Begin(WriteId id, absl::Span<const Voters> voters, Instant deadline) {
+  if (events_pending_ > 0 && events_pending_ + voters.size() > events_pending_max_) {
     return absl::ResourceExhaustedError(
         absl::StrCat(events_pending_, " events wait for their replicas already"));
   }
   Pending& write = writes_[id];
-  write.events.resize(peers.size());
-  for (size_t i = 0; i < peers.size(); ++i) write.events[i].open = peers[i];
-  write.undecided = peers.size();
+  write.events.reserve(voters.size());
+  for (const Voters& voter : voters) {
+    write.events.push_back({.open = voter.peers, .reader = voter.reader});
+  }
+  write.undecided = voters.size();
   write.deadline = deadline;
-  events_pending_ += peers.size();
+  events_pending_ += voters.size();
   deadlines_.emplace(deadline, id);
   return absl::OkStatus();
 }
@@ -29,40 +31,68 @@ void Quorum::Stored(WriteId id, const absl::Status& status, std::vector<WriteOut
   write.stored = status.ok();
   for (uint32_t i = 0; i < write.events.size(); ++i) {
     if (write.events[i].decided) continue;
-    if (!status.ok()) {
+    if (status.ok()) {
+      Decide(write, write.events[i]);
+    } else {
       Fail(write, i, status);
-    } else if (Enough(write.events[i])) {
-      write.events[i].decided = true;
-      --write.undecided;
     }
   }
   EndIfDecided(found, outcomes);
 }
 
-void Quorum::Yes(WriteId id, uint32_t index, bool was_counted_out,
+void Quorum::Yes(WriteId id, uint32_t index, uint32_t peer, bool was_counted_out,
                  std::vector<WriteOutcome>& outcomes) {
   const auto write = writes_.find(id);
   if (write == writes_.end()) return;
   Event& event = write->second.events[index];
   if (!was_counted_out) --event.open;
   ++event.yes;
-  if (event.decided || !write->second.stored || !Enough(event)) return;
-  event.decided = true;
-  --write->second.undecided;
+  if (event.reader == peer) event.reader = kNobody;
+  Decide(write->second, event);
   EndIfDecided(write, outcomes);
 }
 
-void Quorum::CountOut(WriteId id, uint32_t index, const absl::Status& why,
+void Quorum::CountOut(WriteId id, uint32_t index, uint32_t peer, const absl::Status& why,
                       std::vector<WriteOutcome>& outcomes) {
   const auto write = writes_.find(id);
   if (write == writes_.end()) return;
   Event& event = write->second.events[index];
   --event.open;
-  if (event.decided || event.yes + event.open + 1u >= write_quorum_) return;
-  Fail(write->second, index,
-       absl::UnavailableError(
-           absl::StrCat("fewer than ", write_quorum_, " replicas can have it: ", why.message())));
+  if (event.reader == peer) event.reader = kNobody;
+  if (event.decided) return;
+  if (event.yes + event.open + 1u < write_quorum_) {
+    Fail(write->second, index,
+         absl::UnavailableError(
+             absl::StrCat("fewer than ", write_quorum_, " replicas can have it: ", why.message())));
+  } else {
+    Decide(write->second, event);
+  }
   EndIfDecided(write, outcomes);
+}
+
+void Quorum::StopWaitingFor(uint32_t peer, std::vector<WriteOutcome>& outcomes) {
+  // In the order of their deadlines, so that the same inputs give the same outputs.
+  std::vector<WriteId> ids;
+  ids.reserve(deadlines_.size());
+  for (const auto& [deadline, id] : deadlines_) ids.push_back(id);
+  for (const WriteId id : ids) {
+    const auto write = writes_.find(id);
+    if (write == writes_.end()) continue;
+    for (Event& event : write->second.events) {
+      if (event.reader != peer) continue;
+      event.reader = kNobody;
+      Decide(write->second, event);
+    }
+    EndIfDecided(write, outcomes);
+  }
+}
+
+void Quorum::Decide(Pending& write, Event& event) const {
+  if (event.decided || !write.stored || event.yes + 1u < write_quorum_ || event.reader != kNobody) {
+    return;
+  }
+  event.decided = true;
+  --write.undecided;
 }
 
 void Quorum::Expire(Instant now, std::vector<WriteOutcome>& outcomes) {

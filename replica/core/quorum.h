@@ -16,24 +16,36 @@
 namespace allezon::replica {
 
 // An event is acknowledged once this node has it durably, and as many peers as make a write quorum
-// with it: so a coordinator never lacks what it acknowledged. It fails as soon as too few votes are
-// left, or at the deadline. A write is answered when all of its events are decided. Not
-// thread-safe.
+// with it: so a coordinator never lacks what it acknowledged. It also waits for the peer that is
+// asked first by those who read, while that one is not late, so that they find what they wrote. It
+// fails as soon as too few votes are left, or at the deadline. A write is answered when all of its
+// events are decided. Not thread-safe.
 class Quorum {
  public:
+  static constexpr uint32_t kNobody = UINT32_MAX;
+
+  // Who else may have an event.
+  struct Voters {
+    uint8_t peers = 0;
+    uint32_t reader = kNobody;  // the one of them that it waits for, as an instance
+  };
+
   Quorum(uint32_t write_quorum, size_t events_pending_max)
       : write_quorum_(write_quorum), events_pending_max_(events_pending_max) {}
 
-  // `peers`, by event: how many others may have it. kResourceExhausted where too much is pending.
-  absl::Status Begin(WriteId id, absl::Span<const uint8_t> peers, Instant deadline);
+  // `voters`, by event. kResourceExhausted where too much is pending.
+  absl::Status Begin(WriteId id, absl::Span<const Voters> voters, Instant deadline);
 
   // The local commit of a write ended.
   void Stored(WriteId id, const absl::Status& status, std::vector<WriteOutcome>& outcomes);
   // A peer has the event durably, and its word counts. Also after it was counted out.
-  void Yes(WriteId id, uint32_t event, bool was_counted_out, std::vector<WriteOutcome>& outcomes);
+  void Yes(WriteId id, uint32_t event, uint32_t peer, bool was_counted_out,
+           std::vector<WriteOutcome>& outcomes);
   // A peer will not have it soon, or its word does not count.
-  void CountOut(WriteId id, uint32_t event, const absl::Status& why,
+  void CountOut(WriteId id, uint32_t event, uint32_t peer, const absl::Status& why,
                 std::vector<WriteOutcome>& outcomes);
+  // A peer is late: what has its quorum waits for it no longer.
+  void StopWaitingFor(uint32_t peer, std::vector<WriteOutcome>& outcomes);
   // Ends what has waited too long.
   void Expire(Instant now, std::vector<WriteOutcome>& outcomes);
 
@@ -45,6 +57,7 @@ class Quorum {
     uint8_t yes = 0;   // of peers
     uint8_t open = 0;  // peers that may still say yes
     bool decided = false;
+    uint32_t reader = kNobody;  // that it waits for still
   };
   struct Pending {
     std::vector<Event> events;
@@ -55,8 +68,8 @@ class Quorum {
   };
   using Writes = absl::flat_hash_map<WriteId, Pending>;
 
-  // Whether enough peers have it.
-  bool Enough(const Event& event) const { return event.yes + 1u >= write_quorum_; }
+  // Acknowledges the event if that may be by now.
+  void Decide(Pending& write, Event& event) const;
   void Fail(Pending& write, uint32_t event, const absl::Status& why);
   void EndIfDecided(Writes::iterator write, std::vector<WriteOutcome>& outcomes);
   void End(Writes::iterator write, std::vector<WriteOutcome>& outcomes);

@@ -68,7 +68,7 @@ struct CoreOptions {
   // Of a peer's lane.
   uint32_t lane_batches_in_flight_max = 2;
   // So many do not wait for the answer to the batch before.
-  uint32_t lane_large_batch_events = 64;
+  uint32_t lane_large_batch_events = 128;
   uint32_t lane_batch_events_max = 1'000;
   uint64_t lane_batch_bytes_max = 1 << 20;
   // What a peer is owed after its writers were answered; beyond, it is forgotten and left to a
@@ -78,6 +78,11 @@ struct CoreOptions {
   Instant lane_retry_min_us = 20'000;
   Instant lane_retry_max_us = 500'000;
   Instant lane_timeout_us = 1'000'000;  // of one batch
+  // A peer that has not taken an event for so long, and for longer than it takes lately, is late:
+  // no write with a quorum waits for it any more. With a tick on top it is below the time after
+  // which routers hold the coordinator for overdue.
+  Instant late_min_us = 30'000;
+  Instant late_max_us = 500'000;
 };
 
 // The digests of this node's own set, as of now; what was committed is in them.

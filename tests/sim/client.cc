@@ -50,10 +50,13 @@ void SimClients::WriteLater() {
 }
 
 int SimClients::Preferred(ShardId shard) {
+  if (world_.random.Chance(knobs_.wrong_coordinator)) return AnyReplica(shard);
+  return static_cast<int>(cluster_.placement.replicas[shard].front().instance);
+}
+
+int SimClients::AnyReplica(ShardId shard) {
   const auto& replicas = cluster_.placement.replicas[shard];
-  const size_t at =
-      world_.random.Chance(knobs_.wrong_coordinator) ? world_.random.Below(replicas.size()) : 0;
-  return static_cast<int>(replicas[at].instance);
+  return static_cast<int>(replicas[world_.random.Below(replicas.size())].instance);
 }
 
 void SimClients::WriteRandom() {
@@ -73,7 +76,7 @@ void SimClients::WriteRandom() {
 
 void SimClients::WriteOne() {
   const auto cookie = static_cast<uint32_t>(world_.random.Below(shard_of_.size()));
-  Send(Preferred(shard_of_[cookie]), {Begin(MakeEvent(cookie, false))});
+  Send(AnyReplica(shard_of_[cookie]), {Begin(MakeEvent(cookie, false))});
 }
 
 // The same key and tag, accepted later.
@@ -82,9 +85,7 @@ void SimClients::Repeat() {
   auto again = std::make_shared<router::Event>(*first);
   again->accepted_s = kStartS + static_cast<uint32_t>(world_.now() / kSecond);
   world_.Note("clients repeat", -1, -1, again->shard, IndexOf(again));
-  const auto& replicas = cluster_.placement.replicas[again->shard];
-  const auto coordinator =
-      static_cast<int>(replicas[world_.random.Below(replicas.size())].instance);
+  const int coordinator = AnyReplica(again->shard);
   Send(coordinator, {Begin(std::move(again))});
 }
 

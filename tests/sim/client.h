@@ -18,7 +18,7 @@ class SimClients {
   // Writes at random from now on, until Stop.
   void Start();
   void Stop() { writing_ = false; }
-  // One write, now, at the preferred coordinator of a random shard.
+  // One write, now, at any replica of a random shard.
   void WriteOne();
   // Writes that were not acknowledged by their deadline.
   uint64_t failed() const { return failed_; }
@@ -43,6 +43,7 @@ class SimClients {
   void Answered(const std::shared_ptr<Operation>& operation, const absl::Status& status);
   void TryNext(const std::shared_ptr<Operation>& operation);
   int Preferred(ShardId shard);
+  int AnyReplica(ShardId shard);
 
   Cluster& cluster_;
   World& world_;

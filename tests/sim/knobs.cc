@@ -29,7 +29,7 @@ void DrawLoad(Random& random, Knobs& knobs) {
   knobs.cookies = static_cast<int>(random.Chance(0.2) ? 1 : random.Between(2, 40));
   knobs.write_deadline_us = random.Skewed(kSecond, 10 * kSecond);
   knobs.attempt_timeout_us = random.Skewed(200 * kMs, 3 * kSecond);
-  knobs.wrong_coordinator = random.Chance(0.5) ? 0 : random.Unit() * 0.5;
+  knobs.wrong_coordinator = random.Chance(0.3) ? 0 : random.Unit();
   knobs.hedge = random.Chance(0.6) ? 0 : random.Unit() * 0.3;
   knobs.repeat = random.Chance(0.5) ? 0 : random.Unit() * 0.2;
 }

@@ -62,6 +62,12 @@ void Oracle::Acknowledged(int node, const EventRef& event, const Cluster& cluste
                                 " joined replicas; W is ", knobs_.write_quorum),
                    event->shard, index);
   }
+  const uint32_t first = placement_.replicas[event->shard].front().instance;
+  if (expect_readable_ && !cluster.nodes[first]->disk().store().Has(index)) {
+    world_.Violate(absl::StrCat("node ", node, " acknowledges tag ", index, " of shard ",
+                                event->shard, ", which readers do not find at node ", first),
+                   event->shard, index);
+  }
   if (tag.acknowledged_us >= 0) return;
   tag.acknowledged_us = world_.now();
   acknowledged_[event->shard].push_back(index);

@@ -46,8 +46,12 @@ class Oracle {
 
   // A disk holds the event from now on.
   void Stored(int node, const EventRef& event);
-  // A coordinator says so. It must be on W joined disks.
+  // A coordinator says so. It must be on W joined disks, and, where that is expected, on the first
+  // replica of its shard.
   void Acknowledged(int node, const EventRef& event, const Cluster& cluster);
+  // From now on nothing fails and nobody is slow: who reads one replica finds what was
+  // acknowledged.
+  void ExpectReadable() { expect_readable_ = true; }
   // The process is gone, and what its disk holds is to be looked at again.
   void Restarted(int node);
   // What was on a disk that is being wiped keeps its vote.
@@ -80,6 +84,7 @@ class Oracle {
   // its disk is known to hold.
   std::vector<std::vector<uint32_t>> acknowledged_;
   std::vector<std::vector<size_t>> held_;
+  bool expect_readable_ = false;
   Totals totals_;
 };
 

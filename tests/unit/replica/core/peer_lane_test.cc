@@ -42,6 +42,22 @@ TEST_F(PeerLaneTest, IdleItSendsAtOnceAndBusyItGathersUpToABatch) {
   EXPECT_EQ(batches[0].events.size(), 2u);
 }
 
+TEST_F(PeerLaneTest, APeerIsLateByWhatItTakesLately) {
+  options_.late_min_us = 100;
+  options_.late_max_us = 1'000;
+  EXPECT_FALSE(lane_.IsLate(5'000)) << "nothing is owed";
+  Push(1, 0);
+  Pump(0);
+  EXPECT_FALSE(lane_.IsLate(99));
+  EXPECT_TRUE(lane_.IsLate(100));
+  lane_.Ended(1, absl::OkStatus(), 800, {});
+  EXPECT_FALSE(lane_.IsLate(800));
+  Push(2, 1'000);
+  Pump(1'000);
+  EXPECT_FALSE(lane_.IsLate(1'399)) << "it takes 200 in the mean";
+  EXPECT_TRUE(lane_.IsLate(1'400));
+}
+
 TEST_F(PeerLaneTest, WhatFailsIsSentAgainAfterAPauseAndCountedOutOnce) {
   Push(1);
   const BatchId first = Pump(0)[0].batch;
