@@ -87,8 +87,8 @@ class Scan {
   }
 
  private:
-  // Asks each shard where its writes go: of the first replica whose circuit is closed. So a caller
-  // reads what it wrote by the same gateway while nothing fails. None where a shard has no replica
+  // Asks each shard of the first replica whose circuit is closed, for which writes wait as well. So
+  // a caller reads what it wrote while nothing fails. None where a shard has no replica
   // but `banned` ones.
   std::optional<std::vector<Part>> Plan(const std::vector<ShardId>& open,
                                         const std::vector<bool>& banned) const {

@@ -19,7 +19,7 @@ struct GatheringOptions {
   // request is not held up for much longer than it takes.
   double times_last = 3;
   // So many events are not held up at all.
-  size_t large_events = 64;
+  size_t large_events = 256;
 };
 
 // A batch waits until most of as many events came as batches carried lately and found waiting
@@ -35,6 +35,10 @@ class Gathering {
     expected_ = std::min(expected_, options_.large_events);
     until_ = now + std::min(took * options_.times_last, options_.time_max);
   }
+  // A batch came to nothing: its clients were not set free.
+  void Failed() { expected_ = 0; }
+  // How many events are expected to go together.
+  size_t expected() const { return expected_; }
   bool IsLarge(size_t events) const { return events >= options_.large_events; }
   bool IsEnough(size_t events) const { return events >= expected_ - expected_ / 8; }
   // Until when to wait. Where the clock was set back meanwhile, no longer.

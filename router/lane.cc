@@ -95,6 +95,20 @@ void Lane::Flush() {
 }
 
 Lane::Step Lane::Look() {
+  Step step = Next();
+  NotePull();
+  return step;
+}
+
+// An instance that refuses or fails what it gets is not expected to get more, so it does not pull.
+void Lane::NotePull() {
+  const auto waiting = static_cast<int64_t>(queue_.size());
+  const auto expected = static_cast<int64_t>(gathering_.expected());
+  pull_.store(gathering_.IsLarge(queue_.size()) ? -waiting : waiting + expected,
+              std::memory_order_relaxed);
+}
+
+Lane::Step Lane::Next() {
   Step step;
   if (stopping_ || queue_.empty() ||
       in_flight_.size() >= static_cast<size_t>(options_.batches_in_flight_max)) {
@@ -175,7 +189,11 @@ void Lane::Received(Batch* received, const grpc::Status& status) {
     absl::MutexLock lock(&mutex_);
     in_flight_.erase(received);
     const absl::Time now = absl::Now();
-    gathering_.Ended(batch->writes.size(), queue_.size(), now - batch->sent, now);
+    if (status.ok() && batch->response->failures().size() < batch->request->events().size()) {
+      gathering_.Ended(batch->writes.size(), queue_.size(), now - batch->sent, now);
+    } else {
+      gathering_.Failed();
+    }
     step = Look();
   }
   Learn(*batch, status);
@@ -252,6 +270,7 @@ std::vector<PendingWrite> Lane::TakeOverdue(absl::Duration tick) {
     }
   }
   queue_.swap(staying);
+  NotePull();
   queue_events_.Set(static_cast<double>(queue_.size()));
   return elsewhere;
 }

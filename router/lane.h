@@ -82,6 +82,10 @@ class Lane {
   // what is to be sent elsewhere: copies of its events, while it goes on, and the events that wait
   // behind it. Thread-safe.
   std::vector<PendingWrite> TakeOverdue(absl::Duration tick);
+  // How good it is for one more event to go this way. The more go together, the less each costs:
+  // about how many do. Where many wait already, so that it is time for another lane: less than 0,
+  // and less the more wait. Thread-safe.
+  int64_t pull() const { return pull_.load(std::memory_order_relaxed); }
   // Gives back what is queued, cancels what is in flight, and waits until that is given back too.
   // Idempotent.
   void Stop();
@@ -89,7 +93,7 @@ class Lane {
  private:
   struct Batch;
 
-  // What came of a look at the queue.
+  // What is to be done after a look at the queue.
   struct Step {
     std::unique_ptr<Batch> batch;       // to be sent, if there is one
     std::vector<PendingWrite> expired;  // too late
@@ -98,6 +102,8 @@ class Lane {
   };
 
   Step Look() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Step Next() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void NotePull() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Takes a place in flight for the next batch; null where all that waited was too late.
   std::unique_ptr<Batch> TakeBatch(absl::Time now, std::vector<PendingWrite>& expired)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -122,6 +128,7 @@ class Lane {
   prometheus::Histogram& batch_seconds_;
   prometheus::Counter& batch_failures_;
 
+  std::atomic<int64_t> pull_ = 0;
   absl::Mutex mutex_;
   std::deque<PendingWrite> queue_ ABSL_GUARDED_BY(mutex_);
   Gathering gathering_ ABSL_GUARDED_BY(mutex_);

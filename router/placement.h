@@ -41,7 +41,7 @@ struct Placement {
   uint32_t replication_factor = 1;
   uint32_t write_quorum = 1;        // replicas that must have a tag before it is acknowledged
   std::vector<Instance> instances;  // sorted by id
-  std::vector<std::vector<Replica>> replicas;  // by shard, the preferred coordinator first
+  std::vector<std::vector<Replica>> replicas;  // by shard, the one that is read first at the front
 
   // Answers of a read that see whatever any write quorum has.
   uint32_t read_quorum() const { return replication_factor - write_quorum + 1; }

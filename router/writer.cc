@@ -27,8 +27,7 @@ constexpr absl::Duration kBackoffMin = absl::Milliseconds(5);
 constexpr absl::Duration kBackoffMax = absl::Milliseconds(200);
 // What a caller is told to wait before a retry of its own.
 constexpr absl::Duration kRetryDelay = absl::Seconds(1);
-// A batch is overdue after a multiple of what batches take lately, within these bounds.
-constexpr absl::Duration kOverdueMin = absl::Milliseconds(50);
+// However slow batches were lately.
 constexpr absl::Duration kOverdueMax = absl::Seconds(1);
 // How often to look for overdue ones.
 constexpr absl::Duration kWatchInterval = absl::Milliseconds(10);
@@ -95,7 +94,7 @@ class LaneWriter final : public Writer, private Lane::Owner {
         failures_total_(rpc::MakeCounter("allezon_router_failures_total",
                                          "Writes that failed for good.",
                                          {{"service", std::string(service)}})),
-        pace_(kOverdueMin, kOverdueMax),
+        pace_(options.overdue_min, kOverdueMax),
         retries_([this](PendingWrite write) { Start(std::move(write)); }) {
     Lane::Owner& owner = *this;
     for (uint32_t i = 0; i < placement_.instances.size(); ++i) {
@@ -131,21 +130,33 @@ class LaneWriter final : public Writer, private Lane::Owner {
     return channels_.CircuitOf(replica.instance)->is_open();
   }
 
-  // The replica to try, as an index into those of the shard: the first one, in the order of the
-  // placement, that this round has not tried and whose circuit is closed; where all circuits are
-  // open, the first that was not tried. None: the round is over.
+  // The replica to try, as an index into those of the shard: of those that this round has not tried
+  // and whose circuit is closed, the one whose lane pulls most, and the first in the order of the
+  // placement where lanes are alike; where all circuits are open, the first that was not tried.
+  // None: the round is over.
   std::optional<size_t> Choose(const PendingWrite& write) const {
     const std::vector<Replica>& replicas = placement_.replicas[write.event->shard];
-    std::optional<size_t> untried;
+    std::optional<size_t> best, untried;
+    int64_t best_pull = 0;
     bool all_open = true;
     for (size_t i = 0; i < replicas.size(); ++i) {
       const bool open = IsOpen(replicas[i]);
       all_open = all_open && open;
       if (HasTried(write, i)) continue;
-      if (!open) return i;
       if (!untried) untried = i;
+      if (open) continue;
+      const int64_t pull = PullOf(replicas[i]);
+      if (best && pull <= best_pull) continue;
+      best = i;
+      best_pull = pull;
     }
+    if (best) return best;
     return all_open ? untried : std::nullopt;
+  }
+
+  // Where the coordinator alone acknowledges, the first replica does, which is read first.
+  int64_t PullOf(const Replica& replica) const {
+    return placement_.write_quorum > 1 ? lanes_[replica.instance]->pull() : 0;
   }
 
   bool CanGoElsewhere(uint32_t instance, const PendingWrite& write) const override {

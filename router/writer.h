@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// How a tag reaches one service: its shard, the replicas of the shard, a lane to the first that is
-// up, and the next replica where that fails. Holds no grpcpp header.
+// How a tag reaches one service: its shard, the replicas of the shard, the lane of one of them, and
+// another replica where that fails. Holds no grpcpp header.
 #pragma once
 
 #include <cstdint>
@@ -51,6 +51,10 @@ struct LaneOptions {
   size_t batch_events_max = 1000;
   size_t batch_bytes_max = 1 << 20;
   size_t queue_events_max = 20'000;
+  // What is not answered for so long, and for some times as long as answers take lately, is sent to
+  // another replica besides. Above the time for which a coordinator waits for a replica that is
+  // late (CoreOptions::late_min_us, with a tick): that is not the coordinator's fault.
+  absl::Duration overdue_min = absl::Milliseconds(60);
 };
 
 class Channels;

@@ -96,7 +96,7 @@ TEST_F(WriterTest, NothingIsSentTwiceWhereNoOtherInstanceIsBetter) {
 }
 
 TEST_F(WriterTest, ACircuitOpensForANodeThatIsGoneAndClosesOnceItIsBack) {
-  Start(2);
+  Start(2, {}, /*write_quorum=*/1);
   const std::string address = channels_->placement().instances[0].address;
   servers_[0].reset();
   auto outcomes = std::make_shared<Outcomes>();
@@ -113,7 +113,7 @@ TEST_F(WriterTest, ACircuitOpensForANodeThatIsGoneAndClosesOnceItIsBack) {
 }
 
 TEST_F(WriterTest, AnEventThatANodeHasNoQuorumForIsStoredByTheNextOne) {
-  Start(3);
+  Start(3, {}, /*write_quorum=*/1);
   for (const auto code : {absl::StatusCode::kUnavailable, absl::StatusCode::kDeadlineExceeded,
                           absl::StatusCode::kResourceExhausted}) {
     replicas_[0]->FailEvents(code);
@@ -123,6 +123,17 @@ TEST_F(WriterTest, AnEventThatANodeHasNoQuorumForIsStoredByTheNextOne) {
     EXPECT_FALSE(channels_->CircuitOf(0)->is_open()) << "it is alive";
   }
   EXPECT_EQ(replicas_[0]->ids().size(), 3u);
+}
+
+TEST_F(WriterTest, AnInstanceThatRefusesWhatItGetsIsNotAskedFirstForLong) {
+  Start(3);
+  replicas_[0]->FailEvents(absl::StatusCode::kUnavailable);
+  for (int i = 0; i < 20; ++i) {
+    auto group = std::make_shared<WriteGroup>(1);
+    writer_->Write(MakeEventOf(0), absl::Now() + absl::Seconds(30), group);
+    EXPECT_TRUE(group->Wait().ok());
+  }
+  EXPECT_EQ(replicas_[0]->batches().size(), 1u);
 }
 
 TEST_F(WriterTest, AnEventThatNobodyHasAQuorumForIsToBeTriedAgain) {

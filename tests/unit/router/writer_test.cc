@@ -71,6 +71,58 @@ TEST_F(WriterTest, ALaneDoesNotWaitForEver) {
   for (const absl::Status& status : outcomes->Await(11)) EXPECT_TRUE(status.ok()) << status;
 }
 
+TEST_F(WriterTest, EventsGoWhereOthersOfTheSameReplicasWait) {
+  Start(3, {.overdue_min = absl::Seconds(1)});
+  for (const auto& replica : replicas_) replica->Hold();
+  auto outcomes = std::make_shared<Outcomes>();
+  const auto write = [&](uint32_t first, int count) {
+    for (int i = 0; i < count; ++i) {
+      writer_->Write(MakeEventOf(first), absl::Now() + absl::Seconds(30), outcomes);
+    }
+  };
+  write(0, 1);
+  replicas_[0]->AwaitCalls(1);
+  write(0, 5);
+  write(1, 5);
+  write(2, 5);
+  for (const auto& replica : replicas_) replica->Release();
+  for (const absl::Status& status : outcomes->Await(16)) EXPECT_TRUE(status.ok()) << status;
+  EXPECT_EQ(replicas_[0]->batches(), (std::vector<int>{1, 15}));
+}
+
+TEST_F(WriterTest, WhereManyWaitEventsGoToTheReplicaForWhichFewestDo) {
+  Start(3, {.batches_in_flight_max = 1,
+            .gathering = {.large_events = 5},
+            .overdue_min = absl::Seconds(1)});
+  for (const auto& replica : replicas_) replica->Hold();
+  auto outcomes = std::make_shared<Outcomes>();
+  for (uint32_t i = 0; i < 3; ++i) {
+    writer_->Write(MakeEventOf(i), absl::Now() + absl::Seconds(30), outcomes);
+    replicas_[i]->AwaitCalls(1);
+  }
+  for (int i = 0; i < 30; ++i) {
+    writer_->Write(MakeEventOf(0), absl::Now() + absl::Seconds(30), outcomes);
+  }
+  for (const auto& replica : replicas_) replica->Release();
+  for (const absl::Status& status : outcomes->Await(33)) EXPECT_TRUE(status.ok()) << status;
+  for (const auto& replica : replicas_) {
+    EXPECT_EQ(replica->batches(), (std::vector<int>{1, 10}));
+  }
+}
+
+TEST_F(WriterTest, WhereTheCoordinatorAloneAcknowledgesItIsTheOneThatIsReadFirst) {
+  Start(2, {.batches_in_flight_max = 1, .overdue_min = absl::Seconds(1)}, /*write_quorum=*/1);
+  for (const auto& replica : replicas_) replica->Hold();
+  auto outcomes = std::make_shared<Outcomes>();
+  for (const uint32_t first : {0, 0, 0, 0, 1}) {
+    writer_->Write(MakeEventOf(first), absl::Now() + absl::Seconds(30), outcomes);
+  }
+  replicas_[1]->AwaitCalls(1);
+  for (const auto& replica : replicas_) replica->Release();
+  outcomes->Await(5);
+  EXPECT_EQ(replicas_[1]->batches(), (std::vector<int>{1}));
+}
+
 TEST_F(WriterTest, ACallerWithLittleTimeIsTriedForAllTheSame) {
   Start(1);
   auto outcomes = std::make_shared<Outcomes>();

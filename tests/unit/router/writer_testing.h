@@ -173,8 +173,9 @@ class WriteGroup final : public WriteDone {
 
 class WriterTest : public testing::Test {
  protected:
-  // As many servers as `rf`, each a replica of every shard.
-  void Start(uint32_t rf, LaneOptions options = {}) {
+  // As many servers as `rf`, each a replica of every shard. With a write quorum of 1 events are
+  // sent in the order of the placement, whatever waits where.
+  void Start(uint32_t rf, LaneOptions options = {}, uint32_t write_quorum = 0) {
     std::vector<Instance> instances;
     for (uint32_t i = 0; i < rf; ++i) {
       replicas_.push_back(std::make_unique<TestReplica>());
@@ -182,7 +183,7 @@ class WriterTest : public testing::Test {
       instances.push_back(
           {absl::StrCat("n", i), absl::StrCat("127.0.0.1:", servers_[i]->port()), ""});
     }
-    auto placement = MakePlacement(instances, 8, rf);
+    auto placement = MakePlacement(instances, 8, rf, write_quorum);
     ASSERT_TRUE(placement.ok()) << placement.status();
     channels_ = std::make_unique<Channels>(*std::move(placement));
     writer_ = MakeWriter("profile", *channels_, options);
@@ -201,7 +202,7 @@ class WriterTest : public testing::Test {
     return MakeEvent(absl::StrCat("cookie", next_++), 1, tag, "", 8, absl::Now());
   }
 
-  // An event whose replicas are tried in this order.
+  // An event whose replicas stand in this order in the placement.
   EventRef MakeEventOf(uint32_t first, std::vector<uint32_t>* order = nullptr) {
     while (true) {
       EventRef event = MakeTestEvent();
