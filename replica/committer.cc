@@ -150,9 +150,11 @@ void Committer::RunWork() {
       gathering_.Ended(events, 0, now - began, now);
     }
     if (work.task) work.task();
-    if (absl::Now() >= next_maintain) {
+    if (const absl::Time began = absl::Now(); began >= next_maintain) {
       const bool more = store_.Maintain();
-      next_maintain = more ? absl::Now() : absl::Now() + options_.maintain_period;
+      const absl::Time now = absl::Now();
+      next_maintain =
+          now + (more ? options_.maintain_rest_times * (now - began) : options_.maintain_period);
     }
     absl::MutexLock lock(&mutex_);
     if (stopping_ && queue_.empty() && tasks_.empty()) return;

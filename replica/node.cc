@@ -126,6 +126,7 @@ std::optional<int> Serve(const NodeSpec& spec, router::Placement placement,
                                     {"events", (*store)->EventCount()},
                                     {"seconds", absl::ToDoubleSeconds(absl::Now() - start)}});
   Committer committer(**store, CommitterOptions{}, [&] {
+    (*store)->LookAhead();
     view->Tick();
     store_metrics.Update();
   });

@@ -69,10 +69,12 @@ class Store final : public LogReader, public DigestSource {
   // way. kUnavailable: none was added; the disk has no room, or NeedsReopen() tells more. Single
   // writer.
   absl::Status Commit(absl::Span<const LogEntry> entries);
-  // Work that needs no hurry, in small steps: saves digests of minutes that are quiet, takes one
-  // minute that retention allows to take.
-  // Returns whether there is more to do at once. Single writer.
+  // Work that needs no hurry, in small steps: saves digests of minutes that are quiet, takes what
+  // LookAhead found. Returns whether there is more to do at once. Single writer.
   bool Maintain();
+  // Finds what retention allows to take, some minutes at a time, and reads what must be known to
+  // take it, so that the writer is not held up by that. One caller at a time, from any thread.
+  void LookAhead();
   // Closes the view and flushes. Idempotent; nothing may be called afterwards.
   void Close();
 
@@ -181,6 +183,13 @@ class Store final : public LogReader, public DigestSource {
     BucketIndex::Shards buckets;  // their new values
     bool all = false;             // all of the minute goes, with every row of its digests
   };
+  // A minute that is to be taken whole.
+  struct Doomed {
+    int64_t minute = 0;
+    uint32_t through_s = 0;
+    Digest digest;                  // of what was looked at
+    std::vector<std::string> keys;  // of the index of idempotency keys, still to be deleted
+  };
   // A minute whose digests on disk are marked, as they may be behind those in memory.
   struct Unsaved {
     absl::Time written;
@@ -217,12 +226,18 @@ class Store final : public LogReader, public DigestSource {
   void StageBucket(int64_t minute, ShardId shard, const Bucket& bucket,
                    rocksdb::WriteBatch& batch) const;
 
-  bool MinuteToTake(int64_t* minute, uint32_t* taken_through_s) const;
+  // The minutes that retention allows to take, without those that were found already; not many.
+  std::vector<Doomed> FindDoomed() const;
+  // A step towards taking what was found; whether there is more.
+  bool TakeDoomed();
+  void StageKeysOfDoomed(rocksdb::WriteBatch& batch);
   absl::Status TakeMinute(int64_t minute, uint32_t taken_through_s);
   // Adds to the batch what goes with the minute's events that were accepted up to `through_s`.
-  absl::StatusOr<Taking> StageTake(int64_t minute, uint32_t through_s,
+  // `keys_are_gone`: all of them were, and nothing is to be looked up for that.
+  absl::StatusOr<Taking> StageTake(int64_t minute, uint32_t through_s, bool keys_are_gone,
                                    rocksdb::WriteBatch& batch) const;
   absl::Status StageTakeEvents(Taking& taking, bool takes_all, rocksdb::WriteBatch& batch) const;
+  void StageTakeWhole(Taking& taking, rocksdb::WriteBatch& batch) const;
   absl::Status WriteTaken(absl::Span<const Taking> taken, rocksdb::WriteBatch& batch);
 
   // Visits the events of a minute in every shard, in key order, as of one moment.
@@ -252,6 +267,7 @@ class Store final : public LogReader, public DigestSource {
   mutable absl::Mutex mutex_;
   BucketIndex buckets_ ABSL_GUARDED_BY(mutex_);
   absl::btree_map<int64_t, uint32_t> taken_through_s_ ABSL_GUARDED_BY(mutex_);
+  std::deque<Doomed> doomed_ ABSL_GUARDED_BY(mutex_);
   std::string joined_ ABSL_GUARDED_BY(mutex_);  // a byte a shard, as on disk
   uint32_t complete_as_of_s_ ABSL_GUARDED_BY(mutex_) = 0;
 };

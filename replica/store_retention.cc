@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "replica/store.h"
 #include "replica/store_internal.h"
+#include "rpc/log.h"
 
 namespace allezon::replica {
 namespace {
@@ -17,46 +18,107 @@ namespace {
 // tries; up to the margin they are all covered by what is recorded as taken, on every replica.
 constexpr int kMarginDivisor = 24;
 
+// What is looked up ahead at a time ends with the minute that reaches one of these.
+constexpr size_t kDoomedMinutesMax = 32;
+constexpr uint64_t kDoomedEventsMax = 100'000;
+// Idempotency keys that are deleted at once.
+constexpr uint32_t kKeysInStepMax = 1'000;
+
 }  // namespace
 
 bool Store::Maintain() {
   has_room_.store(HasRoom(options_.disk_reserve_bytes));  // also while nothing is committed
-  int64_t minute = 0;
-  uint32_t taken_through_s = 0;
   if (db_failed_.load()) return false;
   const bool more = SaveQuietDigests();
-  if (!MinuteToTake(&minute, &taken_through_s)) return more;
-  return TakeMinute(minute, taken_through_s).ok();
+  return TakeDoomed() || more;
 }
 
-bool Store::MinuteToTake(int64_t* minute, uint32_t* taken_through_s) const {
+void Store::LookAhead() {
+  for (Doomed& doomed : FindDoomed()) {
+    const absl::Status status =
+        VisitMinute(doomed.minute, [&](const ParsedLogKey& key, const ParsedLogValue&) {
+          if (router::IsKeyed(key.event_id)) {
+            doomed.keys.push_back(KeyedKey(key.shard, key.event_id));
+          }
+          return true;
+        });
+    if (!status.ok()) {
+      return rpc::LogWarn("a minute cannot be read, and stays",
+                          {{"minute", doomed.minute}, {"detail", std::string(status.message())}});
+    }
+    absl::MutexLock lock(&mutex_);
+    doomed_.push_back(std::move(doomed));
+  }
+}
+
+std::vector<Store::Doomed> Store::FindDoomed() const {
   const int64_t newest_ms = NewestTimeMs();
   const absl::Time oldest_kept = options_.clock() - options_.retention;
-  const int64_t through_s = absl::ToUnixSeconds(oldest_kept);
   const int64_t oldest_left_s =
       absl::ToUnixSeconds(oldest_kept - options_.retention / kMarginDivisor);
+  std::vector<Doomed> found;
+  uint64_t events = 0;
   absl::MutexLock lock(&mutex_);
-  for (const auto& [candidate, shards] : buckets_.minutes()) {
-    if ((candidate + 1) * router::kMinuteMs >
-        newest_ms - absl::ToInt64Milliseconds(options_.retention)) {
-      return false;
+  // One batch after the other, so that what was found is still so when its turn comes.
+  if (!doomed_.empty()) return found;
+  for (const auto& [minute, shards] : buckets_.minutes()) {
+    if ((minute + 1) * router::kMinuteMs >
+            newest_ms - absl::ToInt64Milliseconds(options_.retention) ||
+        found.size() == kDoomedMinutesMax || events >= kDoomedEventsMax) {
+      break;
     }
+    Digest digest;
     uint32_t newest_accepted_s = 0;
     for (const auto& [shard, bucket] : shards) {
+      digest.Add(bucket.digest);
       newest_accepted_s = std::max(newest_accepted_s, bucket.newest_accepted_s);
     }
     if (newest_accepted_s >= oldest_left_s) continue;
-    *minute = candidate;
-    // Above its newest acceptance, and fits: it is between that and now.
-    *taken_through_s = static_cast<uint32_t>(through_s);
-    return true;
+    events += digest.count;
+    // It is above the newest acceptance, and fits: it is between that and now.
+    const auto through_s = static_cast<uint32_t>(absl::ToUnixSeconds(oldest_kept));
+    found.push_back({minute, through_s, digest, {}});
   }
+  return found;
+}
+
+bool Store::TakeDoomed() {
+  rocksdb::WriteBatch batch;
+  StageKeysOfDoomed(batch);
+  if (batch.Count() > 0) return Write(batch, /*sync=*/false).ok();
+  std::deque<Doomed> doomed;
+  {
+    absl::MutexLock lock(&mutex_);
+    doomed.swap(doomed_);
+  }
+  std::vector<Taking> taken;
+  for (const Doomed& minute : doomed) {
+    // What came since makes it too young.
+    if (MinuteDigest(minute.minute) != minute.digest) continue;
+    absl::StatusOr<Taking> taking =
+        StageTake(minute.minute, minute.through_s, /*keys_are_gone=*/true, batch);
+    if (taking.ok()) taken.push_back(*std::move(taking));
+  }
+  // What fails is told by healthy(), and found again.
+  if (!taken.empty()) WriteTaken(taken, batch).IgnoreError();
   return false;
+}
+
+// The keys go first: a start between the two finds the minute again, with those that are left.
+void Store::StageKeysOfDoomed(rocksdb::WriteBatch& batch) {
+  absl::MutexLock lock(&mutex_);
+  for (Doomed& minute : doomed_) {
+    while (!minute.keys.empty() && batch.Count() < kKeysInStepMax) {
+      batch.Delete(column_families_[kKeyedCf], minute.keys.back());
+      minute.keys.pop_back();
+    }
+  }
 }
 
 absl::Status Store::TakeMinute(int64_t minute, uint32_t taken_through_s) {
   rocksdb::WriteBatch batch;
-  absl::StatusOr<Taking> taking = StageTake(minute, taken_through_s, batch);
+  absl::StatusOr<Taking> taking =
+      StageTake(minute, taken_through_s, /*keys_are_gone=*/false, batch);
   if (!taking.ok()) return taking.status();
   return WriteTaken({&*taking, 1}, batch);
 }
@@ -74,7 +136,8 @@ absl::Status Store::AdoptTaken(absl::Span<const v1::TakenMinute> minutes) {
       if (!status.ok()) return status;
       continue;
     }
-    absl::StatusOr<Taking> taking = StageTake(taken.minute(), through_s, records);
+    absl::StatusOr<Taking> taking =
+        StageTake(taken.minute(), through_s, /*keys_are_gone=*/false, records);
     if (!taking.ok()) return taking.status();
     recorded.push_back(*std::move(taking));
   }
@@ -82,6 +145,7 @@ absl::Status Store::AdoptTaken(absl::Span<const v1::TakenMinute> minutes) {
 }
 
 absl::StatusOr<Store::Taking> Store::StageTake(int64_t minute, uint32_t through_s,
+                                               bool keys_are_gone,
                                                rocksdb::WriteBatch& batch) const {
   Taking taking{minute, std::max(through_s, TakenThroughS(minute)), {}, false};
   bool takes_all = true;
@@ -95,7 +159,9 @@ absl::StatusOr<Store::Taking> Store::StageTake(int64_t minute, uint32_t through_
       }
     }
   }
-  if (!taking.buckets.empty()) {
+  if (keys_are_gone) {
+    StageTakeWhole(taking, batch);
+  } else if (!taking.buckets.empty()) {
     absl::Status status = StageTakeEvents(taking, takes_all, batch);
     if (!status.ok()) return status;
   }
@@ -122,17 +188,21 @@ absl::Status Store::StageTakeEvents(Taking& taking, bool takes_all,
       });
   if (!status.ok()) return status;
   if (takes_all) {
-    // One range tombstone instead of one for each event. That of the digests takes a mark too.
-    const std::string begin = MinuteKey(taking.minute), end = MinuteKey(taking.minute + 1);
-    batch.DeleteRange(column_families_[kLogCf], begin, end);
-    batch.DeleteRange(column_families_[kDigestCf], begin, end);
-    taking.all = true;
+    StageTakeWhole(taking, batch);
     return absl::OkStatus();
   }
   for (const auto& [shard, bucket] : taking.buckets) {
     StageBucket(taking.minute, shard, bucket, batch);
   }
   return absl::OkStatus();
+}
+
+void Store::StageTakeWhole(Taking& taking, rocksdb::WriteBatch& batch) const {
+  // One range tombstone instead of one for each event. That of the digests takes a mark too.
+  const std::string begin = MinuteKey(taking.minute), end = MinuteKey(taking.minute + 1);
+  batch.DeleteRange(column_families_[kLogCf], begin, end);
+  batch.DeleteRange(column_families_[kDigestCf], begin, end);
+  taking.all = true;
 }
 
 absl::Status Store::WriteTaken(absl::Span<const Taking> taken, rocksdb::WriteBatch& batch) {

@@ -203,7 +203,7 @@ TEST_F(AggregateViewTest, RetentionTakesAMinuteWholeAndAReplayBeginsItAnew) {
   view_->Tick();
   Add({{1440 + 1, v1::ACTION_VIEW, "o1", "b2", "c0", 5, 7}});
   now_ = absl::FromUnixSeconds(1001) + absl::Hours(25);
-  ASSERT_TRUE(store_->Maintain());
+  replica::MaintainAll(*store_);
   const Filter filter{.action = v1::ACTION_VIEW};
   for (int round = 0; round < 2; ++round) {
     auto answer = view_->Scan({7}, 0, 1, filter);

@@ -73,8 +73,7 @@ TEST_F(ProfileStoreTest, ProfilesOutliveTheLog) {
   entries.Add("c", 0, "", 1000);
   entries.Add("other", 60 * 60'000, "", 2000);
   ASSERT_TRUE(store_->Commit(entries.all()).ok());
-  while (store_->Maintain()) {
-  }
+  replica::MaintainAll(*store_);
   EXPECT_EQ(store_->EventCount(), 1u) << "retention took the old event";
   EXPECT_EQ(Views("c"), 1);
   Close();
@@ -116,8 +115,7 @@ TEST_F(ProfileStoreTest, AnEmptyDiskGetsWhatTheLogNoLongerHas) {
   entries.Add("c", 0, "", 1000);
   entries.Add("c", 60 * 60'000, "", 2000);
   ASSERT_TRUE(store_->Commit(entries.all()).ok());
-  while (store_->Maintain()) {
-  }
+  replica::MaintainAll(*store_);
   v1::ReadTakenResponse taken;
   ASSERT_TRUE(store_->ReadTaken({}, taken).ok());
   v1::ReadRowsRequest request;

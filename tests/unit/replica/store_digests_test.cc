@@ -43,8 +43,7 @@ class StoreDigestsTest : public testing::Test {
   }
   void SaveQuiet() {
     now_ += kQuiet;
-    while (store_->Maintain()) {
-    }
+    MaintainAll(*store_);
   }
   Digests All() const {
     Digests all;
@@ -131,8 +130,7 @@ TEST_F(StoreDigestsTest, AMinuteThatRetentionTookLeavesNothingBehind) {
   entries.Add("new", absl::ToInt64Milliseconds(absl::Hours(48)), "", accepted_s);
   Commit(entries);
   now_ += absl::Hours(26);
-  while (store_->Maintain()) {
-  }
+  MaintainAll(*store_);
   EXPECT_THAT(store_->Minutes(), testing::ElementsAre(48 * 60));
   ExpectKept();
 }

@@ -62,6 +62,45 @@ TEST_F(StoreRetentionTest, WhatAPeerTookIsTakenAndWhatCameLaterStays) {
   EXPECT_EQ(store_->EventCount(), 3u);
 }
 
+TEST_F(StoreRetentionTest, WhatComesAfterTheLookAheadSavesItsMinute) {
+  Entries entries;
+  const LogEntry old = entries.Add("c", 1, "key", 1000);
+  ASSERT_TRUE(store_->Commit({old, entries.Add("c", 60'001, "", 1000)}).ok());
+  ASSERT_TRUE(store_->Commit({entries.Add("c", 60 * 60'000 * 60, "", 1000)}).ok());
+  store_->LookAhead();
+  ASSERT_TRUE(store_->Commit({entries.Add("d", 2, "", 99 * kDayS)}).ok());
+  while (store_->Maintain()) {
+  }
+  EXPECT_THAT(view_.taken, testing::ElementsAre(1));
+  EXPECT_EQ(store_->MinuteDigest(0).count, 2u);
+  EXPECT_EQ(store_->EventCount(), 3u);
+  EXPECT_TRUE(store_->CheckDigests().ok()) << store_->CheckDigests();
+  // A day and the margin later it goes, and the key with it.
+  now_ += absl::Hours(26);
+  MaintainAll(*store_);
+  EXPECT_THAT(view_.taken, testing::ElementsAre(1, 0));
+  EXPECT_EQ(store_->EventCount(), 1u);
+  ASSERT_TRUE(store_->Commit({entries.Add("c", 1, "key", 101 * kDayS + 9'000)}).ok());
+  EXPECT_EQ(store_->EventCount(), 2u);
+}
+
+TEST_F(StoreRetentionTest, ManyKeysGoInSteps) {
+  Entries entries;
+  for (int i = 0; i < 2'500; ++i) entries.Add("c", 1, absl::StrCat("key", i), 1000);
+  ASSERT_TRUE(store_->Commit(entries.all()).ok());
+  Entries newest;
+  ASSERT_TRUE(store_->Commit({newest.Add("c", 60 * 60'000 * 60, "", 1000)}).ok());
+  store_->LookAhead();
+  int steps = 0;
+  while (store_->Maintain()) ++steps;
+  EXPECT_EQ(steps, 3);
+  EXPECT_EQ(store_->EventCount(), 1u);
+  Entries again;
+  for (int i = 0; i < 2'500; ++i) again.Add("c", 1, absl::StrCat("key", i), 100 * kDayS);
+  ASSERT_TRUE(store_->Commit(again.all()).ok());
+  EXPECT_EQ(store_->EventCount(), 2'501u) << "all keys are free again";
+}
+
 TEST_F(StoreRetentionTest, AMinuteThatThisClockFindsTooYoungIsLeftForLater) {
   Entries entries;
   ASSERT_TRUE(store_->Commit({entries.Add("c", 1, "", 99 * kDayS - 5)}).ok());

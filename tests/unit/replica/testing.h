@@ -38,6 +38,13 @@ class TempFolder {
   std::string path_;
 };
 
+// What the threads of a committer do from time to time, until nothing is left to do.
+inline void MaintainAll(Store& store) {
+  store.LookAhead();
+  while (store.Maintain()) {
+  }
+}
+
 // Owns what its entries borrow.
 class Entries {
  public:
