@@ -116,8 +116,10 @@ int Run() {
 
   router::Channels profile_channels(*std::move(profiles), "profile");
   router::Channels aggregate_channels(*std::move(aggregates), "aggregate");
-  const auto profile_writer = router::MakeWriter("profile", profile_channels, {});
-  const auto aggregate_writer = router::MakeWriter("aggregate", aggregate_channels, {});
+  const auto profile_writer = router::MakeWriter(
+      "profile", profile_channels, router::LaneOptionsFor(profile_channels.placement()));
+  const auto aggregate_writer = router::MakeWriter(
+      "aggregate", aggregate_channels, router::LaneOptionsFor(aggregate_channels.placement()));
   const auto profile_reader = router::MakeProfileReader(profile_channels);
   const auto aggregate_reader = router::MakeAggregateReader(aggregate_channels);
   const Backends backends{*profile_writer, *aggregate_writer, *profile_reader, *aggregate_reader,

@@ -125,14 +125,17 @@ std::optional<int> Serve(const NodeSpec& spec, router::Placement placement,
                                     {"store_id", (*store)->store_id()},
                                     {"events", (*store)->EventCount()},
                                     {"seconds", absl::ToDoubleSeconds(absl::Now() - start)}});
-  Committer committer(**store, CommitterOptions{}, [&] {
+  CommitterOptions committer_options;
+  committer_options.gathering.large_events = router::LargeEvents(placement.replication_factor);
+  Committer committer(**store, committer_options, [&] {
     (*store)->LookAhead();
     view->Tick();
     store_metrics.Update();
   });
 
   router::Channels channels(std::move(placement), spec.service);
-  std::unique_ptr<router::Writer> writer = router::MakeWriter(spec.service, channels, {});
+  std::unique_ptr<router::Writer> writer =
+      router::MakeWriter(spec.service, channels, router::LaneOptionsFor(channels.placement()));
   const auto self = static_cast<uint32_t>(channels.placement().IndexOf(absl::GetFlag(FLAGS_id)));
   Replicator replicator(channels, self, **store, committer, store_options.retention);
   const NodeContext context = MakeContext(channels, *writer, replicator);

@@ -30,6 +30,8 @@ CoreOptions OptionsOf(const router::Placement& placement, uint32_t self) {
   CoreOptions options;
   options.self = self;
   options.write_quorum = placement.write_quorum;
+  options.lane_large_batch_events =
+      static_cast<uint32_t>(router::LargeEvents(placement.replication_factor));
   options.incarnation = static_cast<uint64_t>(absl::GetCurrentTimeNanos());
   return options;
 }

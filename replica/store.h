@@ -188,7 +188,7 @@ class Store final : public LogReader, public DigestSource {
     int64_t minute = 0;
     uint32_t through_s = 0;
     Digest digest;                  // of what was looked at
-    std::vector<std::string> keys;  // of the index of idempotency keys, still to be deleted
+    std::vector<std::string> keys;  // those of its events in the index of idempotency keys
   };
   // A minute whose digests on disk are marked, as they may be behind those in memory.
   struct Unsaved {
@@ -230,11 +230,13 @@ class Store final : public LogReader, public DigestSource {
   std::vector<Doomed> FindDoomed() const;
   // A step towards taking what was found; whether there is more.
   bool TakeDoomed();
-  void StageKeysOfDoomed(rocksdb::WriteBatch& batch);
+  std::vector<Doomed> NextDoomed(bool& more);
   absl::Status TakeMinute(int64_t minute, uint32_t taken_through_s);
   // Adds to the batch what goes with the minute's events that were accepted up to `through_s`.
-  // `keys_are_gone`: all of them were, and nothing is to be looked up for that.
-  absl::StatusOr<Taking> StageTake(int64_t minute, uint32_t through_s, bool keys_are_gone,
+  // `keys`: where all of them were, what goes of the index of idempotency keys; null where that is
+  // to be looked up.
+  absl::StatusOr<Taking> StageTake(int64_t minute, uint32_t through_s,
+                                   const std::vector<std::string>* keys,
                                    rocksdb::WriteBatch& batch) const;
   absl::Status StageTakeEvents(Taking& taking, bool takes_all, rocksdb::WriteBatch& batch) const;
   void StageTakeWhole(Taking& taking, rocksdb::WriteBatch& batch) const;

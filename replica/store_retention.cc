@@ -21,8 +21,8 @@ constexpr int kMarginDivisor = 24;
 // What is looked up ahead at a time ends with the minute that reaches one of these.
 constexpr size_t kDoomedMinutesMax = 32;
 constexpr uint64_t kDoomedEventsMax = 100'000;
-// Idempotency keys that are deleted at once.
-constexpr uint32_t kKeysInStepMax = 1'000;
+// What is taken at once ends with the minute by which it has so many idempotency keys.
+constexpr size_t kKeysInStepMax = 1'000;
 
 }  // namespace
 
@@ -83,42 +83,36 @@ std::vector<Store::Doomed> Store::FindDoomed() const {
 }
 
 bool Store::TakeDoomed() {
+  bool more = false;
+  const std::vector<Doomed> doomed = NextDoomed(more);
   rocksdb::WriteBatch batch;
-  StageKeysOfDoomed(batch);
-  if (batch.Count() > 0) return Write(batch, /*sync=*/false).ok();
-  std::deque<Doomed> doomed;
-  {
-    absl::MutexLock lock(&mutex_);
-    doomed.swap(doomed_);
-  }
   std::vector<Taking> taken;
   for (const Doomed& minute : doomed) {
     // What came since makes it too young.
     if (MinuteDigest(minute.minute) != minute.digest) continue;
-    absl::StatusOr<Taking> taking =
-        StageTake(minute.minute, minute.through_s, /*keys_are_gone=*/true, batch);
+    absl::StatusOr<Taking> taking = StageTake(minute.minute, minute.through_s, &minute.keys, batch);
     if (taking.ok()) taken.push_back(*std::move(taking));
   }
   // What fails is told by healthy(), and found again.
-  if (!taken.empty()) WriteTaken(taken, batch).IgnoreError();
-  return false;
+  return (taken.empty() || WriteTaken(taken, batch).ok()) && more;
 }
 
-// The keys go first: a start between the two finds the minute again, with those that are left.
-void Store::StageKeysOfDoomed(rocksdb::WriteBatch& batch) {
+std::vector<Store::Doomed> Store::NextDoomed(bool& more) {
+  std::vector<Doomed> next;
+  size_t keys = 0;
   absl::MutexLock lock(&mutex_);
-  for (Doomed& minute : doomed_) {
-    while (!minute.keys.empty() && batch.Count() < kKeysInStepMax) {
-      batch.Delete(column_families_[kKeyedCf], minute.keys.back());
-      minute.keys.pop_back();
-    }
+  while (!doomed_.empty() && keys < kKeysInStepMax) {
+    keys += doomed_.front().keys.size();
+    next.push_back(std::move(doomed_.front()));
+    doomed_.pop_front();
   }
+  more = !doomed_.empty();
+  return next;
 }
 
 absl::Status Store::TakeMinute(int64_t minute, uint32_t taken_through_s) {
   rocksdb::WriteBatch batch;
-  absl::StatusOr<Taking> taking =
-      StageTake(minute, taken_through_s, /*keys_are_gone=*/false, batch);
+  absl::StatusOr<Taking> taking = StageTake(minute, taken_through_s, /*keys=*/nullptr, batch);
   if (!taking.ok()) return taking.status();
   return WriteTaken({&*taking, 1}, batch);
 }
@@ -136,8 +130,7 @@ absl::Status Store::AdoptTaken(absl::Span<const v1::TakenMinute> minutes) {
       if (!status.ok()) return status;
       continue;
     }
-    absl::StatusOr<Taking> taking =
-        StageTake(taken.minute(), through_s, /*keys_are_gone=*/false, records);
+    absl::StatusOr<Taking> taking = StageTake(taken.minute(), through_s, /*keys=*/nullptr, records);
     if (!taking.ok()) return taking.status();
     recorded.push_back(*std::move(taking));
   }
@@ -145,7 +138,7 @@ absl::Status Store::AdoptTaken(absl::Span<const v1::TakenMinute> minutes) {
 }
 
 absl::StatusOr<Store::Taking> Store::StageTake(int64_t minute, uint32_t through_s,
-                                               bool keys_are_gone,
+                                               const std::vector<std::string>* keys,
                                                rocksdb::WriteBatch& batch) const {
   Taking taking{minute, std::max(through_s, TakenThroughS(minute)), {}, false};
   bool takes_all = true;
@@ -159,7 +152,8 @@ absl::StatusOr<Store::Taking> Store::StageTake(int64_t minute, uint32_t through_
       }
     }
   }
-  if (keys_are_gone) {
+  if (keys != nullptr) {
+    for (const std::string& key : *keys) batch.Delete(column_families_[kKeyedCf], key);
     StageTakeWhole(taking, batch);
   } else if (!taking.buckets.empty()) {
     absl::Status status = StageTakeEvents(taking, takes_all, batch);

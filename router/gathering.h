@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 
 #include "absl/time/time.h"
 
@@ -19,8 +20,12 @@ struct GatheringOptions {
   // request is not held up for much longer than it takes.
   double times_last = 3;
   // So many events are not held up at all.
-  size_t large_events = 256;
+  size_t large_events = 64;
 };
+
+// From how many events on a batch is large: each costs all replicas a call and a commit, so the
+// more there are, the more it has to carry before it is worth another one.
+inline size_t LargeEvents(uint32_t replication_factor) { return size_t{64} * replication_factor; }
 
 // A batch waits until most of as many events came as batches carried lately and found waiting
 // behind them; not all, since clients go to one lane and to another. Not thread-safe.

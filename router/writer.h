@@ -45,7 +45,7 @@ class WriteDone {
 
 struct LaneOptions {
   int batches_in_flight_max = 2;
-  // A large batch does not wait for the answer to the one before either: a small one costs both
+  // A large batch does not wait for the answer to the one before either: a small one costs all
   // sides more than it is sooner.
   GatheringOptions gathering = {};
   size_t batch_events_max = 1000;
@@ -73,5 +73,10 @@ class Writer {
 // `service` ("profile", "aggregate") labels metrics. `channels` must outlive the writer.
 std::unique_ptr<Writer> MakeWriter(std::string_view service, Channels& channels,
                                    LaneOptions options);
+
+// The options of a writer to so many replicas.
+inline LaneOptions LaneOptionsFor(const Placement& placement) {
+  return {.gathering = {.large_events = LargeEvents(placement.replication_factor)}};
+}
 
 }  // namespace allezon::router

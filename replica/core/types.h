@@ -68,7 +68,7 @@ struct CoreOptions {
   // Of a peer's lane.
   uint32_t lane_batches_in_flight_max = 2;
   // So many do not wait for the answer to the batch before.
-  uint32_t lane_large_batch_events = 128;
+  uint32_t lane_large_batch_events = 64;
   uint32_t lane_batch_events_max = 1'000;
   uint64_t lane_batch_bytes_max = 1 << 20;
   // What a peer is owed after its writers were answered; beyond, it is forgotten and left to a
