@@ -102,9 +102,9 @@ Lane::Step Lane::Look() {
 
 // An instance that refuses or fails what it gets is not expected to get more, so it does not pull.
 void Lane::NotePull() {
-  const auto waiting = static_cast<int64_t>(queue_.size());
-  const auto expected = static_cast<int64_t>(gathering_.expected());
-  pull_.store(gathering_.IsLarge(queue_.size()) ? -waiting : waiting + expected,
+  const size_t waiting = queue_.size();
+  const size_t expected = gathering_.expected();
+  pull_.store(gathering_.IsLarge(waiting) ? kLargePull : waiting + expected,
               std::memory_order_relaxed);
 }
 

@@ -8,6 +8,8 @@
 #include <grpcpp/impl/codegen/proto_utils.h>
 
 #include <atomic>
+#include <cstddef>
+#include <cstdint>
 #include <deque>
 #include <memory>
 #include <string>
@@ -82,10 +84,10 @@ class Lane {
   // what is to be sent elsewhere: copies of its events, while it goes on, and the events that wait
   // behind it. Thread-safe.
   std::vector<PendingWrite> TakeOverdue(absl::Duration tick);
-  // How good it is for one more event to go this way. The more go together, the less each costs:
-  // about how many do. Where many wait already, so that it is time for another lane: less than 0,
-  // and less the more wait. Thread-safe.
-  int64_t pull() const { return pull_.load(std::memory_order_relaxed); }
+  // About how many events one more would go with, as the more go together, the less each costs; or
+  // kLargePull, where so many wait that one more makes no difference. Thread-safe.
+  static constexpr size_t kLargePull = SIZE_MAX;
+  size_t pull() const { return pull_.load(std::memory_order_relaxed); }
   // Gives back what is queued, cancels what is in flight, and waits until that is given back too.
   // Idempotent.
   void Stop();
@@ -128,7 +130,7 @@ class Lane {
   prometheus::Histogram& batch_seconds_;
   prometheus::Counter& batch_failures_;
 
-  std::atomic<int64_t> pull_ = 0;
+  std::atomic<size_t> pull_ = 0;
   absl::Mutex mutex_;
   std::deque<PendingWrite> queue_ ABSL_GUARDED_BY(mutex_);
   Gathering gathering_ ABSL_GUARDED_BY(mutex_);

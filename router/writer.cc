@@ -131,13 +131,13 @@ class LaneWriter final : public Writer, private Lane::Owner {
   }
 
   // The replica to try, as an index into those of the shard: of those that this round has not tried
-  // and whose circuit is closed, the one whose lane pulls most, and the first in the order of the
-  // placement where lanes are alike; where all circuits are open, the first that was not tried.
-  // None: the round is over.
+  // and whose circuit is closed, the one whose lane pulls most; the first in the order of the
+  // placement where lanes are alike or one of them is full enough, so that a high load is spread.
+  // Where all circuits are open, the first that was not tried. None: the round is over.
   std::optional<size_t> Choose(const PendingWrite& write) const {
     const std::vector<Replica>& replicas = placement_.replicas[write.event->shard];
-    std::optional<size_t> best, untried;
-    int64_t best_pull = 0;
+    std::optional<size_t> best, first, untried;
+    size_t best_pull = 0;
     bool all_open = true;
     for (size_t i = 0; i < replicas.size(); ++i) {
       const bool open = IsOpen(replicas[i]);
@@ -145,17 +145,18 @@ class LaneWriter final : public Writer, private Lane::Owner {
       if (HasTried(write, i)) continue;
       if (!untried) untried = i;
       if (open) continue;
-      const int64_t pull = PullOf(replicas[i]);
+      if (!first) first = i;
+      const size_t pull = PullOf(replicas[i]);
       if (best && pull <= best_pull) continue;
       best = i;
       best_pull = pull;
     }
-    if (best) return best;
+    if (best) return best_pull == Lane::kLargePull ? first : best;
     return all_open ? untried : std::nullopt;
   }
 
   // Where the coordinator alone acknowledges, the first replica does, which is read first.
-  int64_t PullOf(const Replica& replica) const {
+  size_t PullOf(const Replica& replica) const {
     return placement_.write_quorum > 1 ? lanes_[replica.instance]->pull() : 0;
   }
 

@@ -90,7 +90,7 @@ TEST_F(WriterTest, EventsGoWhereOthersOfTheSameReplicasWait) {
   EXPECT_EQ(replicas_[0]->batches(), (std::vector<int>{1, 15}));
 }
 
-TEST_F(WriterTest, WhereManyWaitEventsGoToTheReplicaForWhichFewestDo) {
+TEST_F(WriterTest, WhereManyWaitEventsAreSpreadOverTheirReplicas) {
   Start(3, {.batches_in_flight_max = 1,
             .gathering = {.large_events = 5},
             .overdue_min = absl::Seconds(1)});
@@ -100,14 +100,20 @@ TEST_F(WriterTest, WhereManyWaitEventsGoToTheReplicaForWhichFewestDo) {
     writer_->Write(MakeEventOf(i), absl::Now() + absl::Seconds(30), outcomes);
     replicas_[i]->AwaitCalls(1);
   }
-  for (int i = 0; i < 30; ++i) {
-    writer_->Write(MakeEventOf(0), absl::Now() + absl::Seconds(30), outcomes);
+  const auto write = [&](uint32_t first, int count) {
+    for (int i = 0; i < count; ++i) {
+      writer_->Write(MakeEventOf(first), absl::Now() + absl::Seconds(30), outcomes);
+    }
+  };
+  write(0, 5);
+  for (int i = 0; i < 10; ++i) {
+    for (const uint32_t first : {0, 1, 2}) write(first, 1);
   }
   for (const auto& replica : replicas_) replica->Release();
-  for (const absl::Status& status : outcomes->Await(33)) EXPECT_TRUE(status.ok()) << status;
-  for (const auto& replica : replicas_) {
-    EXPECT_EQ(replica->batches(), (std::vector<int>{1, 10}));
-  }
+  for (const absl::Status& status : outcomes->Await(38)) EXPECT_TRUE(status.ok()) << status;
+  EXPECT_EQ(replicas_[0]->batches(), (std::vector<int>{1, 15}));
+  EXPECT_EQ(replicas_[1]->batches(), (std::vector<int>{1, 10}));
+  EXPECT_EQ(replicas_[2]->batches(), (std::vector<int>{1, 10}));
 }
 
 TEST_F(WriterTest, WhereTheCoordinatorAloneAcknowledgesItIsTheOneThatIsReadFirst) {
