@@ -153,8 +153,9 @@ void Committer::RunWork() {
     if (const absl::Time began = absl::Now(); began >= next_maintain) {
       const bool more = store_.Maintain();
       const absl::Time now = absl::Now();
+      const absl::Duration rest = options_.maintain_rest_times * (now - began);
       next_maintain =
-          now + (more ? options_.maintain_rest_times * (now - began) : options_.maintain_period);
+          now + (more ? std::min(rest, options_.maintain_period) : options_.maintain_period);
     }
     absl::MutexLock lock(&mutex_);
     if (stopping_ && queue_.empty() && tasks_.empty()) return;

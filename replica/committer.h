@@ -42,8 +42,8 @@ struct CommitterOptions {
   size_t tasks_max = 1'000;
   // How often Maintain and `tick` run.
   absl::Duration maintain_period = absl::Seconds(1);
-  // While Maintain has more to do it rests for so many times as it took, so that commits get most
-  // of the thread.
+  // While Maintain has more to do it rests for so many times as it took, but for no longer than
+  // after it has done all, so that commits get most of the thread.
   double maintain_rest_times = 9;
 };
 

@@ -226,7 +226,7 @@ class Store final : public LogReader, public DigestSource {
   void StageBucket(int64_t minute, ShardId shard, const Bucket& bucket,
                    rocksdb::WriteBatch& batch) const;
 
-  // The minutes that retention allows to take, without those that were found already; not many.
+  // Some minutes that retention allows to take; none while earlier ones wait to be taken.
   std::vector<Doomed> FindDoomed() const;
   // A step towards taking what was found; whether there is more.
   bool TakeDoomed();

@@ -43,8 +43,9 @@ void Store::LookAhead() {
           return true;
         });
     if (!status.ok()) {
-      return rpc::LogWarn("a minute cannot be read, and stays",
-                          {{"minute", doomed.minute}, {"detail", std::string(status.message())}});
+      rpc::LogWarn("a minute cannot be read, and stays",
+                   {{"minute", doomed.minute}, {"detail", std::string(status.message())}});
+      continue;
     }
     absl::MutexLock lock(&mutex_);
     doomed_.push_back(std::move(doomed));
@@ -152,7 +153,7 @@ absl::StatusOr<Store::Taking> Store::StageTake(int64_t minute, uint32_t through_
       }
     }
   }
-  if (keys != nullptr) {
+  if (keys != nullptr && takes_all) {
     for (const std::string& key : *keys) batch.Delete(column_families_[kKeyedCf], key);
     StageTakeWhole(taking, batch);
   } else if (!taking.buckets.empty()) {

@@ -7,6 +7,14 @@
 #include "absl/strings/str_cat.h"
 
 namespace allezon::replica {
+namespace {
+
+// What a peer owes for so many times as long as the fastest one takes makes it late.
+constexpr Instant kLateMultiple = 3;
+// A write whose deadline is so near does not wait for the one that is read first.
+constexpr Instant kReaderMarginUs = 3 * kTickUs;
+
+}  // namespace
 
 struct Core::Peer {
   Peer(const CoreOptions& options, uint32_t i) : index(i), lane(options, i) {}
@@ -70,7 +78,7 @@ absl::Status Core::Write(WriteId id, absl::Span<const EventRef> events, Instant 
     if (!joined_[event->shard]) return CheckJoined(event->shard);
     if (absl::Status status = CheckQuorum(event->shard); !status.ok()) return status;
     voters.push_back({static_cast<uint8_t>(placement_.replicas[event->shard].size() - 1),
-                      ReaderOf(event->shard)});
+                      deadline - now > kReaderMarginUs ? ReaderOf(event->shard) : Quorum::kNobody});
   }
   deadline = std::min(deadline, now + options_.write_timeout_max_us);
   if (absl::Status status = quorum_.Begin(id, voters, deadline); !status.ok()) return status;
@@ -179,13 +187,7 @@ void Core::AnswerDigests(v1::ReadDigestsResponse& response) const {
 
 void Core::Tick(Instant now, Actions& actions) {
   quorum_.Expire(now, actions.outcomes);
-  for (const std::unique_ptr<Peer>& peer : peers_) {
-    if (peer == nullptr) continue;
-    const bool is_late = peer->lane.IsLate(now);
-    // What was asked for since does not wait for it.
-    if (is_late && !peer->is_late) quorum_.StopWaitingFor(peer->index, actions.outcomes);
-    peer->is_late = is_late;
-  }
+  StopWaitingForTheLate(now, actions);
   for (const ShardId shard : std::exchange(wanted_next_, {})) wanted_[shard] = now;
   PumpLanes(now, actions);
   SendPolls(now, actions);
@@ -383,6 +385,24 @@ absl::Status Core::CheckQuorum(ShardId shard) const {
   return absl::UnavailableError(absl::StrCat("only ", answering, " replicas of shard ", shard,
                                              " answer, which are fewer than ",
                                              options_.write_quorum));
+}
+
+void Core::StopWaitingForTheLate(Instant now, Actions& actions) {
+  Instant fastest = 0;
+  for (const std::unique_ptr<Peer>& peer : peers_) {
+    if (peer == nullptr || peer->lane.pace_us() == 0) continue;
+    fastest = fastest == 0 ? peer->lane.pace_us() : std::min(fastest, peer->lane.pace_us());
+  }
+  const Instant patience =
+      std::clamp(kLateMultiple * fastest, options_.late_min_us, options_.late_max_us);
+  for (const std::unique_ptr<Peer>& peer : peers_) {
+    if (peer == nullptr) continue;
+    const bool is_late = now - peer->lane.OldestQueued(now) >= patience;
+    // What was asked for since does not wait for it.
+    if (is_late && !peer->is_late) quorum_.StopWaitingFor(peer->index, actions.outcomes);
+    peer->is_late = is_late;
+  }
+  quorum_.StopWaitingUntil(now + kReaderMarginUs, actions.outcomes);
 }
 
 // The peer that readers of the shard ask first, where that is not this node: of those in the order

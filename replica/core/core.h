@@ -105,6 +105,7 @@ class Core {
 
   absl::Status CheckQuorum(ShardId shard) const;
   uint32_t ReaderOf(ShardId shard) const;
+  void StopWaitingForTheLate(Instant now, Actions& actions);
   void PumpLanes(Instant now, Actions& actions);
   void SendPolls(Instant now, Actions& actions);
   void StartSessions(Instant now, Actions& actions);

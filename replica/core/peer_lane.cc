@@ -14,8 +14,6 @@ constexpr uint64_t kEventOverheadBytes = 160;
 // Of the mean, per batch: it rises fast and falls slowly.
 constexpr Instant kPaceRiseWeight = 4;
 constexpr Instant kPaceFallWeight = 32;
-// What takes so many times the mean is late.
-constexpr Instant kLateMultiple = 2;
 
 uint64_t BytesOf(const Owed& owed) { return owed.event->tag.size() + kEventOverheadBytes; }
 
@@ -40,7 +38,9 @@ void PeerLane::Pump(Instant now, Actions& actions) {
     call.peer = peer_;
     call.batch = next_batch_++;
     call.timeout_us = options_.lane_timeout_us;
-    std::vector<Owed>& batch = in_flight_[call.batch];
+    Batch& in_flight = in_flight_[call.batch];
+    in_flight.sent = now;
+    std::vector<Owed>& batch = in_flight.events;
     uint64_t bytes = 0;
     while (!queue_.empty() && batch.size() < options_.lane_batch_events_max &&
            bytes < options_.lane_batch_bytes_max) {
@@ -58,13 +58,13 @@ std::vector<Owed> PeerLane::Ended(BatchId id, const absl::Status& status, Instan
                                   const std::function<void(Owed&)>& failed) {
   const auto found = in_flight_.find(id);
   if (found == in_flight_.end()) return {};
-  std::vector<Owed> batch = std::move(found->second);
+  std::vector<Owed> batch = std::move(found->second.events);
+  const Instant took = now - found->second.sent;
   in_flight_.erase(found);
   if (status.ok()) {
     retry_at_ = kNever;
     pause_us_ = 0;
     for (const Owed& owed : batch) Uncount(owed);
-    const Instant took = std::min(now - batch.front().queued, options_.late_max_us);
     pace_us_ += (took - pace_us_) / (took > pace_us_ ? kPaceRiseWeight : kPaceFallWeight);
     return batch;
   }
@@ -116,14 +116,9 @@ void PeerLane::EnforceBounds(const std::function<bool(WriteId)>& is_pending) {
   ++drops_;
 }
 
-bool PeerLane::IsLate(Instant now) const {
-  return now - OldestQueued(now) >=
-         std::clamp(kLateMultiple * pace_us_, options_.late_min_us, options_.late_max_us);
-}
-
 Instant PeerLane::OldestQueued(Instant now) const {
   Instant oldest = now;
-  for (const auto& [id, batch] : in_flight_) oldest = std::min(oldest, batch.front().queued);
+  for (const auto& [id, batch] : in_flight_) oldest = std::min(oldest, batch.events.front().queued);
   if (!queue_.empty()) oldest = std::min(oldest, queue_.front().queued);
   return oldest;
 }

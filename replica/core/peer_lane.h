@@ -56,8 +56,8 @@ class PeerLane {
   }
   // Whether the last batch failed, and the peer has not answered since.
   bool IsFailing() const { return pause_us_ > 0; }
-  // Whether something is owed for longer than it takes lately, by which the peer is slow or away.
-  bool IsLate(Instant now) const;
+  // What a batch takes lately; 0 where none was taken yet.
+  Instant pace_us() const { return pace_us_; }
   uint64_t session() const { return session_; }
   uint64_t drops() const { return drops_; }
   uint64_t owed_events() const { return owed_events_; }
@@ -66,6 +66,11 @@ class PeerLane {
   Instant OldestQueued(Instant now) const;
 
  private:
+  struct Batch {
+    std::vector<Owed> events;
+    Instant sent = 0;
+  };
+
   void Uncount(const Owed& owed);
   void Pause(Instant now);
   // Keeps the queue in the order in which events were queued first.
@@ -77,12 +82,12 @@ class PeerLane {
   uint64_t drops_ = 0;
   BatchId next_batch_ = 1;
   std::deque<Owed> queue_;
-  std::map<BatchId, std::vector<Owed>> in_flight_;
+  std::map<BatchId, Batch> in_flight_;
   uint64_t owed_events_ = 0;
   uint64_t owed_bytes_ = 0;
   Instant retry_at_ = kNever;
   Instant pause_us_ = 0;
-  Instant pace_us_ = 0;  // from when an event is queued until the peer has it: a mean of late
+  Instant pace_us_ = 0;  // a mean of late
 };
 
 }  // namespace allezon::replica

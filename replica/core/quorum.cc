@@ -70,16 +70,30 @@ void Quorum::CountOut(WriteId id, uint32_t index, uint32_t peer, const absl::Sta
   EndIfDecided(write, outcomes);
 }
 
+// In the order of the deadlines, so that the same inputs give the same outputs.
 void Quorum::StopWaitingFor(uint32_t peer, std::vector<WriteOutcome>& outcomes) {
-  // In the order of their deadlines, so that the same inputs give the same outputs.
   std::vector<WriteId> ids;
   ids.reserve(deadlines_.size());
   for (const auto& [deadline, id] : deadlines_) ids.push_back(id);
+  StopWaiting(ids, peer, outcomes);
+}
+
+void Quorum::StopWaitingUntil(Instant last, std::vector<WriteOutcome>& outcomes) {
+  std::vector<WriteId> ids;
+  for (const auto& [deadline, id] : deadlines_) {
+    if (deadline > last) break;
+    ids.push_back(id);
+  }
+  StopWaiting(ids, kNobody, outcomes);
+}
+
+void Quorum::StopWaiting(absl::Span<const WriteId> ids, uint32_t peer,
+                         std::vector<WriteOutcome>& outcomes) {
   for (const WriteId id : ids) {
     const auto write = writes_.find(id);
     if (write == writes_.end()) continue;
     for (Event& event : write->second.events) {
-      if (event.reader != peer) continue;
+      if (event.reader == kNobody || (peer != kNobody && event.reader != peer)) continue;
       event.reader = kNobody;
       Decide(write->second, event);
     }

@@ -46,6 +46,8 @@ class Quorum {
                 std::vector<WriteOutcome>& outcomes);
   // A peer is late: what has its quorum waits for it no longer.
   void StopWaitingFor(uint32_t peer, std::vector<WriteOutcome>& outcomes);
+  // Writes whose deadline is not after that wait for no such peer any longer.
+  void StopWaitingUntil(Instant deadline, std::vector<WriteOutcome>& outcomes);
   // Ends what has waited too long.
   void Expire(Instant now, std::vector<WriteOutcome>& outcomes);
 
@@ -68,6 +70,9 @@ class Quorum {
   };
   using Writes = absl::flat_hash_map<WriteId, Pending>;
 
+  // `peer`: none other than that, or kNobody for any.
+  void StopWaiting(absl::Span<const WriteId> ids, uint32_t peer,
+                   std::vector<WriteOutcome>& outcomes);
   // Acknowledges the event if that may be by now.
   void Decide(Pending& write, Event& event) const;
   void Fail(Pending& write, uint32_t event, const absl::Status& why);

@@ -78,9 +78,9 @@ struct CoreOptions {
   Instant lane_retry_min_us = 20'000;
   Instant lane_retry_max_us = 500'000;
   Instant lane_timeout_us = 1'000'000;  // of one batch
-  // A peer that has not taken an event for so long, and for longer than it takes lately, is late:
-  // no write with a quorum waits for it any more. With a tick on top it is below the time after
-  // which routers hold the coordinator for overdue.
+  // A peer that owes a vote for so long, and for some times as long as the fastest one takes
+  // lately, is late: no write with a quorum waits for it any more. With a tick on top that is about
+  // what routers wait before they hold the coordinator for overdue, at least 60 ms.
   Instant late_min_us = 30'000;
   Instant late_max_us = 500'000;
 };

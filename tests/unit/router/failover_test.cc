@@ -26,7 +26,7 @@ TEST_F(WriterTest, ANodeThatComesBackWithinTheDeadlineGetsTheTag) {
 }
 
 TEST_F(WriterTest, TheNextReplicaIsAskedWhenOneIsGone) {
-  Start(3);
+  Start(3, {}, /*write_quorum=*/1);
   servers_[1].reset();
   std::set<std::string> stored;
   for (int i = 0; i < 50; ++i) EXPECT_TRUE(WriteOne().ok());
@@ -126,7 +126,7 @@ TEST_F(WriterTest, AnEventThatANodeHasNoQuorumForIsStoredByTheNextOne) {
 }
 
 TEST_F(WriterTest, AnInstanceThatRefusesWhatItGetsIsNotAskedFirstForLong) {
-  Start(3);
+  Start(3, {.overdue_min = absl::Seconds(1)});
   replicas_[0]->FailEvents(absl::StatusCode::kUnavailable);
   for (int i = 0; i < 20; ++i) {
     auto group = std::make_shared<WriteGroup>(1);

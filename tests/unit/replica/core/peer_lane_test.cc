@@ -42,20 +42,16 @@ TEST_F(PeerLaneTest, IdleItSendsAtOnceAndBusyItGathersUpToABatch) {
   EXPECT_EQ(batches[0].events.size(), 2u);
 }
 
-TEST_F(PeerLaneTest, APeerIsLateByWhatItTakesLately) {
-  options_.late_min_us = 100;
-  options_.late_max_us = 1'000;
-  EXPECT_FALSE(lane_.IsLate(5'000)) << "nothing is owed";
+TEST_F(PeerLaneTest, ItsPaceIsThatOfBatchesNotOfWhatWaitedBefore) {
+  EXPECT_EQ(lane_.pace_us(), 0);
   Push(1, 0);
-  Pump(0);
-  EXPECT_FALSE(lane_.IsLate(99));
-  EXPECT_TRUE(lane_.IsLate(100));
-  lane_.Ended(1, absl::OkStatus(), 800, {});
-  EXPECT_FALSE(lane_.IsLate(800));
-  Push(2, 1'000);
-  Pump(1'000);
-  EXPECT_FALSE(lane_.IsLate(1'399)) << "it takes 200 in the mean";
-  EXPECT_TRUE(lane_.IsLate(1'400));
+  Pump(10'000);
+  lane_.Ended(1, absl::OkStatus(), 10'800, {});
+  EXPECT_EQ(lane_.pace_us(), 200) << "it rises by a quarter of the difference";
+  Push(2, 20'000);
+  Pump(20'000);
+  lane_.Ended(2, kDown, 90'000, [](Owed&) {});
+  EXPECT_EQ(lane_.pace_us(), 200) << "a failure says nothing";
 }
 
 TEST_F(PeerLaneTest, WhatFailsIsSentAgainAfterAPauseAndCountedOutOnce) {

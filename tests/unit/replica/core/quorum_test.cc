@@ -138,6 +138,21 @@ TEST(QuorumTest, DoesNotWaitForOneThatIsLateButForTheQuorum) {
   EXPECT_TRUE(quorum.IsPending(3)) << "it waits for another one";
 }
 
+TEST(QuorumTest, DoesNotWaitForTheOneThatIsReadFirstUntilItsDeadline) {
+  Quorum quorum(2, 100);
+  std::vector<WriteOutcome> outcomes;
+  ASSERT_TRUE(quorum.Begin(1, Voters{{2, kReader}}, 1000).ok());
+  ASSERT_TRUE(quorum.Begin(2, Voters{{2, kReader}}, 1001).ok());
+  for (const WriteId id : {1, 2}) {
+    quorum.Stored(id, absl::OkStatus(), outcomes);
+    quorum.Yes(id, 0, kOther, false, outcomes);
+  }
+  quorum.StopWaitingUntil(1000, outcomes);
+  ASSERT_EQ(outcomes.size(), 1u);
+  EXPECT_EQ(outcomes[0].id, 1u);
+  EXPECT_TRUE(outcomes[0].failures.empty());
+}
+
 TEST(QuorumTest, RefusesMoreThanItsBound) {
   Quorum quorum(1, 3);
   std::vector<WriteOutcome> outcomes;

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the core makes of its parts; the simulation tests it as a whole.
+#include "replica/core/core.h"
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <memory>
+
+#include "absl/strings/str_cat.h"
+
+namespace allezon::replica {
+namespace {
+
+class NoDigests final : public DigestSource {
+ public:
+  Digest ShardDigest(ShardId) const override { return {}; }
+  Digest HourDigest(ShardId, int64_t) const override { return {}; }
+  Digest MinuteDigest(ShardId, int64_t) const override { return {}; }
+};
+
+// Three full replicas; the core is the one that is in the middle of the order of shard 0.
+class CoreTest : public testing::Test {
+ protected:
+  CoreTest() {
+    std::vector<router::Instance> instances;
+    for (int i = 0; i < 3; ++i) {
+      instances.push_back({absl::StrCat("n", i), absl::StrCat("core:", i + 1), ""});
+    }
+    placement_ = *router::MakePlacement(std::move(instances), 1, 3);
+    reader_ = placement_.replicas[0][0].instance;
+    other_ = placement_.replicas[0][2].instance;
+    options_.self = placement_.replicas[0][1].instance;
+    options_.write_quorum = 2;
+    core_ = std::make_unique<Core>(options_, placement_, digests_, std::vector<bool>{true},
+                                   /*needs_rows=*/false, 0);
+  }
+
+  // The write is stored here and sent to both peers.
+  void Write(WriteId id, Instant deadline, Instant now) {
+    const EventRef event = std::make_shared<router::Event>();
+    Actions actions;
+    ASSERT_TRUE(core_->Write(id, {event}, deadline, now, actions).ok());
+    core_->Stored(id, absl::OkStatus(), now, actions);
+    for (const Actions::Replicate& call : actions.replicate) batches_[call.peer] = call.batch;
+    EXPECT_TRUE(actions.outcomes.empty());
+  }
+  std::vector<WriteOutcome> Taken(uint32_t peer, Instant now) {
+    Actions actions;
+    core_->Replicated(peer, batches_[peer], absl::OkStatus(), {}, now, actions);
+    return actions.outcomes;
+  }
+  std::vector<WriteOutcome> Tick(Instant now) {
+    Actions actions;
+    core_->Tick(now, actions);
+    return actions.outcomes;
+  }
+
+  NoDigests digests_;
+  router::Placement placement_;
+  CoreOptions options_;
+  uint32_t reader_ = 0;
+  uint32_t other_ = 0;
+  std::map<uint32_t, BatchId> batches_;
+  std::unique_ptr<Core> core_;
+};
+
+TEST_F(CoreTest, AWriteWithItsQuorumWaitsForTheOneThatIsReadFirst) {
+  Write(1, 1'000'000, 0);
+  EXPECT_TRUE(Taken(other_, 1'000).empty());
+  const auto outcomes = Taken(reader_, 2'000);
+  ASSERT_EQ(outcomes.size(), 1u);
+  EXPECT_TRUE(outcomes[0].failures.empty());
+}
+
+TEST_F(CoreTest, AndNotForLongWhereThatOneIsSilent) {
+  Write(1, 1'000'000, 0);
+  EXPECT_TRUE(Taken(other_, 1'000).empty());
+  EXPECT_TRUE(Tick(options_.late_min_us - 1).empty());
+  const auto outcomes = Tick(options_.late_min_us);
+  ASSERT_EQ(outcomes.size(), 1u);
+  EXPECT_TRUE(outcomes[0].failures.empty());
+  // The next ones do not wait at all, until it has caught up.
+  Write(2, 1'000'000, 40'000);
+  EXPECT_EQ(Taken(other_, 41'000).size(), 1u);
+  Taken(reader_, 50'000);
+  Taken(reader_, 51'000);
+  EXPECT_TRUE(Tick(60'000).empty());
+  Write(3, 1'000'000, 61'000);
+  EXPECT_TRUE(Taken(other_, 62'000).empty());
+}
+
+TEST_F(CoreTest, AndNotForLongWhereThatOneIsSlowerThanTheOthers) {
+  Instant now = 0;
+  for (WriteId id = 1; id <= 20; ++id) {
+    Write(id, now + 1'000'000, now);
+    Taken(other_, now + 1'000);
+    now += 300'000;
+    Taken(reader_, now);
+    Tick(now);
+  }
+  Write(30, now + 1'000'000, now);
+  Taken(other_, now + 1'000);
+  EXPECT_EQ(Tick(now + options_.late_min_us).size(), 1u) << "the other one takes a millisecond";
+}
+
+TEST_F(CoreTest, AndNotWhereTheDeadlineIsNear) {
+  Write(1, 30'000, 0);
+  EXPECT_EQ(Taken(other_, 1'000).size(), 1u);
+}
+
+}  // namespace
+}  // namespace allezon::replica
