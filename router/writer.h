@@ -52,8 +52,8 @@ struct LaneOptions {
   size_t batch_bytes_max = 1 << 20;
   size_t queue_events_max = 20'000;
   // What is not answered for so long, and for some times as long as answers take lately, is sent to
-  // another replica besides. Above the time for which a coordinator waits for a replica that is
-  // late (CoreOptions::late_min_us, with a tick): that is not the coordinator's fault.
+  // another replica besides. Above CoreOptions::late_min_us and a tick, for which a coordinator
+  // waits for a replica that is late without being at fault.
   absl::Duration overdue_min = absl::Milliseconds(60);
 };
 

@@ -97,12 +97,18 @@ TEST(QuorumTest, TheDeadlineEndsWhatIsUndecidedOnly) {
   EXPECT_EQ(quorum.events_pending(), 1u);
 }
 
+// A write that has its quorum, and waits for the one that is read first.
+void BeginWithoutReader(Quorum& quorum, WriteId id, Instant deadline,
+                        std::vector<WriteOutcome>& outcomes) {
+  ASSERT_TRUE(quorum.Begin(id, Voters{{2, kReader}}, deadline).ok());
+  quorum.Stored(id, absl::OkStatus(), outcomes);
+  quorum.Yes(id, 0, kOther, false, outcomes);
+}
+
 TEST(QuorumTest, WaitsForTheOneThatIsReadFirst) {
   Quorum quorum(2, 100);
   std::vector<WriteOutcome> outcomes;
-  ASSERT_TRUE(quorum.Begin(1, Voters{{2, kReader}}, 1000).ok());
-  quorum.Stored(1, absl::OkStatus(), outcomes);
-  quorum.Yes(1, 0, kOther, false, outcomes);
+  BeginWithoutReader(quorum, 1, 1000, outcomes);
   EXPECT_TRUE(outcomes.empty()) << "it has its quorum, but who reads would not find it";
   quorum.Yes(1, 0, kReader, false, outcomes);
   ASSERT_EQ(outcomes.size(), 1u);
@@ -112,9 +118,7 @@ TEST(QuorumTest, WaitsForTheOneThatIsReadFirst) {
 TEST(QuorumTest, DoesNotWaitForOneThatFails) {
   Quorum quorum(2, 100);
   std::vector<WriteOutcome> outcomes;
-  ASSERT_TRUE(quorum.Begin(1, Voters{{2, kReader}}, 1000).ok());
-  quorum.Stored(1, absl::OkStatus(), outcomes);
-  quorum.Yes(1, 0, kOther, false, outcomes);
+  BeginWithoutReader(quorum, 1, 1000, outcomes);
   quorum.CountOut(1, 0, kReader, kDown, outcomes);
   ASSERT_EQ(outcomes.size(), 1u);
   EXPECT_TRUE(outcomes[0].failures.empty());
@@ -141,12 +145,8 @@ TEST(QuorumTest, DoesNotWaitForOneThatIsLateButForTheQuorum) {
 TEST(QuorumTest, DoesNotWaitForTheOneThatIsReadFirstUntilItsDeadline) {
   Quorum quorum(2, 100);
   std::vector<WriteOutcome> outcomes;
-  ASSERT_TRUE(quorum.Begin(1, Voters{{2, kReader}}, 1000).ok());
-  ASSERT_TRUE(quorum.Begin(2, Voters{{2, kReader}}, 1001).ok());
-  for (const WriteId id : {1, 2}) {
-    quorum.Stored(id, absl::OkStatus(), outcomes);
-    quorum.Yes(id, 0, kOther, false, outcomes);
-  }
+  BeginWithoutReader(quorum, 1, 1000, outcomes);
+  BeginWithoutReader(quorum, 2, 1001, outcomes);
   quorum.StopWaitingUntil(1000, outcomes);
   ASSERT_EQ(outcomes.size(), 1u);
   EXPECT_EQ(outcomes[0].id, 1u);
