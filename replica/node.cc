@@ -120,7 +120,7 @@ std::optional<int> Serve(const NodeSpec& spec, router::Placement placement,
   const absl::Time start = absl::Now();
   absl::StatusOr<std::unique_ptr<Store>> store = Store::Open(store_options, *view);
   if (!store.ok()) return Fail("open the data folder", store.status());
-  const StoreMetrics store_metrics(**store);
+  std::optional<StoreMetrics> store_metrics(std::in_place, **store);
   rpc::LogInfo("data folder open", {{"path", store_options.path},
                                     {"store_id", (*store)->store_id()},
                                     {"events", (*store)->EventCount()},
@@ -130,7 +130,6 @@ std::optional<int> Serve(const NodeSpec& spec, router::Placement placement,
   Committer committer(**store, committer_options, [&] {
     (*store)->LookAhead();
     view->Tick();
-    store_metrics.Update();
   });
 
   router::Channels channels(std::move(placement), spec.service);
@@ -171,6 +170,7 @@ std::optional<int> Serve(const NodeSpec& spec, router::Placement placement,
   replicator.Stop();
   writer.reset();
   committer.Stop();
+  store_metrics.reset();
   (*store)->Close();
   rpc::LogInfo("stopped");
   return signal ? std::optional<int>(0) : std::nullopt;

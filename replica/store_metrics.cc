@@ -25,7 +25,7 @@ StoreMetrics::StoreMetrics(const Store& store)
       "Column families whose writers wait for compaction.");
   add("rocksdb.background-errors", "allezon_rocksdb_background_errors",
       "Errors of flushes and compactions since the start.");
-  Update();
+  hook_.emplace([this] { Update(); });
 }
 
 void StoreMetrics::Update() const {

@@ -3,7 +3,25 @@
 
 #include <prometheus/text_serializer.h>
 
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+
 namespace allezon::rpc {
+namespace {
+
+struct Hooks {
+  absl::Mutex mutex;
+  std::vector<const ScrapeHook*> all ABSL_GUARDED_BY(mutex);
+};
+
+Hooks& TheHooks() {
+  static Hooks& hooks = *std::make_unique<Hooks>().release();
+  return hooks;
+}
+
+}  // namespace
 
 prometheus::Registry& Metrics() {
   // Never destroyed: threads that outlive main's statics may still count.
@@ -40,6 +58,25 @@ const std::vector<double>& SizeBuckets() {
   return buckets;
 }
 
-std::string MetricsText() { return prometheus::TextSerializer().Serialize(Metrics().Collect()); }
+ScrapeHook::ScrapeHook(std::function<void()> update) : update_(std::move(update)) {
+  Hooks& hooks = TheHooks();
+  absl::MutexLock lock(&hooks.mutex);
+  hooks.all.push_back(this);
+}
+
+ScrapeHook::~ScrapeHook() {
+  Hooks& hooks = TheHooks();
+  absl::MutexLock lock(&hooks.mutex);
+  std::erase(hooks.all, this);
+}
+
+std::string MetricsText() {
+  {
+    Hooks& hooks = TheHooks();
+    absl::MutexLock lock(&hooks.mutex);
+    for (const ScrapeHook* hook : hooks.all) hook->update_();
+  }
+  return prometheus::TextSerializer().Serialize(Metrics().Collect());
+}
 
 }  // namespace allezon::rpc

@@ -4,6 +4,7 @@
 // holds a cookie.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -35,7 +36,22 @@ prometheus::Histogram& MakeHistogram(const std::string& name, const std::string&
 const std::vector<double>& LatencyBuckets();
 const std::vector<double>& SizeBuckets();
 
-// Everything in the text exposition format.
+// Runs `update` before each scrape for as long as it lives, so that gauges of what would cost too
+// much to follow at each change are true when they are read. `update` is never run twice at once,
+// nor after the destructor has returned; it must neither make nor end a ScrapeHook.
+class ScrapeHook {
+ public:
+  explicit ScrapeHook(std::function<void()> update);
+  ~ScrapeHook();
+  ScrapeHook(const ScrapeHook&) = delete;
+  ScrapeHook& operator=(const ScrapeHook&) = delete;
+
+ private:
+  const std::function<void()> update_;
+  friend std::string MetricsText();
+};
+
+// Everything in the text exposition format, as of now. Thread-safe.
 std::string MetricsText();
 
 // Serves GET /metrics on host:port (port 0: any).

@@ -156,7 +156,6 @@ def check_replicas(cluster, load, note=print):
 
 def run_short(cluster, kind, seconds, every_s=4, **options):
     """A test's form: load and faults for so many seconds, then every check."""
-    cluster.wait_serving()  # a new cluster stands a fault once each of its nodes has joined
     with Load(cluster.http, **{**short(seconds), **retry_flags(kind), **options}) as load:
         end = time.monotonic() + seconds
         faults = Faults(cluster, kind)
@@ -214,7 +213,6 @@ def main(argv):
         signal.signal(sig, lambda *_: sys.exit(130))
     try:
         cluster.launch()
-        cluster.wait_serving()  # a new cluster stands a fault once each of its nodes has joined
         with Load(cluster.http, stderr=(folder / "load.log").open("w"), **flags) as load:
             end = time.monotonic() + options.minutes * 60
             faults = Faults(cluster, options.fault, seed, note)

@@ -45,13 +45,15 @@ class RunningCluster(local_cluster.Cluster):
         self._ended = {}  # those that a test ended, and how
 
     def launch(self):
-        """Starts every process and waits until the gateways are ready."""
+        """Starts every process and waits until the gateways are ready and every node serves: only then does
+        a cluster stand a fault."""
         # Kills the processes should this one be killed before it can stop them.
         self._reaper = subprocess.Popen(
             [sys.executable, str(pathlib.Path(__file__).with_name("reaper.py")), str(self.folder)],
             stdin=subprocess.PIPE, start_new_session=True)
         self.start()
         self.wait_ready()
+        self.wait_serving()
 
     # --- where things are ---
 

@@ -41,9 +41,7 @@ def network():
 @pytest.fixture
 def cluster(network, fresh_cluster):
     """It goes before the network does."""
-    cluster = fresh_cluster(gateways=2, hosts=network.hosts, prefixes=network.prefixes)
-    cluster.wait_serving()
-    return cluster
+    return fresh_cluster(gateways=2, hosts=network.hosts, prefixes=network.prefixes)
 
 
 def serving_by_itself(network, cluster, id_):

@@ -45,6 +45,19 @@ TEST(MetricsTest, TheTextHoldsHelpTypeAndValues) {
   EXPECT_THAT(text, HasSubstr("allezon_text_seconds_bucket{le=\"+Inf\"} 1\n"));
 }
 
+TEST(MetricsTest, AHookSetsWhatIsScrapedWhileItLives) {
+  prometheus::Gauge& gauge = MakeGauge("allezon_hooked", "What a hook sets.");
+  double value = 1;
+  {
+    const ScrapeHook hook([&] { gauge.Set(value); });
+    EXPECT_THAT(MetricsText(), HasSubstr("\nallezon_hooked 1\n"));
+    value = 2;
+    EXPECT_THAT(MetricsText(), HasSubstr("\nallezon_hooked 2\n"));
+  }
+  value = 3;
+  EXPECT_THAT(MetricsText(), HasSubstr("\nallezon_hooked 2\n"));
+}
+
 TEST(MetricsTest, BucketBoundsRise) {
   for (const std::vector<double>* buckets : {&LatencyBuckets(), &SizeBuckets()}) {
     for (size_t i = 1; i < buckets->size(); ++i) EXPECT_LT((*buckets)[i - 1], (*buckets)[i]);
