@@ -20,97 +20,30 @@ Class Cluster is for one thread at a time.
 from __future__ import annotations
 
 import dataclasses
-import errno
 import fcntl
 import http.client
 import json
 import os
 import pathlib
-import random
 import signal
-import socket
 import subprocess
 import time
 from typing import Callable, Optional, Sequence
 
-SERVICES = ("gateways", "profile", "aggregate")  # the keys of cluster.json
+from entries import describe_exit, find, load_entries, runs
+from ports import can_bind, free_ports, split_address
+from settings import SERVICES, ClusterError, Settings
+
 PROGRAMS = {
     "gateways": "allezon-gateway",
     "profile": "allezon-profile",
     "aggregate": "allezon-aggregate",
 }
-SHARDS_DEFAULT = 128
-RF_DEFAULT = 3
 LOG_LINES_SHOWN = 20
 LOG_BYTES_READ_MAX = 64 * 1024
 POLL_S = 0.05
 READY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
-PORT_TRIES_MAX = 2000
-
-
-class ClusterError(Exception):
-    """What went wrong, in words for the person who started the cluster."""
-
-
-@dataclasses.dataclass
-class Settings:
-    """What the data in a folder depends on (all but `gateways`), and the ports that were chosen."""
-
-    gateways: int = 1
-    profiles: int = 3
-    aggregates: int = 3
-    rf: int = RF_DEFAULT
-    write_quorum: int = 0  # 0: the majority of rf
-    shards: int = SHARDS_DEFAULT
-    ports: dict = dataclasses.field(default_factory=dict)  # "g0", "p0", "p0/metrics" -> port
-
-    def ids(self, service: str) -> list[str]:
-        count = {"gateways": self.gateways, "profile": self.profiles, "aggregate": self.aggregates}
-        return [f"{service[0]}{i}" for i in range(count[service])]
-
-    def check(self) -> None:
-        for name, value in (("gateways", self.gateways), ("profiles", self.profiles),
-                            ("aggregates", self.aggregates), ("rf", self.rf),
-                            ("shards", self.shards)):
-            if not isinstance(value, int) or value < 1:
-                raise ClusterError(f"--{name} is {value}: it must be 1 or more")
-        for name, value in (("profiles", self.profiles), ("aggregates", self.aggregates)):
-            if self.rf > value:
-                raise ClusterError(
-                    f"--rf {self.rf} asks for {self.rf} replicas of every shard, but there are only "
-                    f"{value} {name}: lower --rf, or raise --{name} to at least {self.rf}")
-        if not isinstance(self.write_quorum, int) or not 0 <= self.write_quorum <= self.rf:
-            raise ClusterError(f"--write_quorum is {self.write_quorum}: it must be 0 (the majority) "
-                               f"or between 1 and --rf, {self.rf}")
-
-
-def make_settings(folder: pathlib.Path, **wanted) -> Settings:
-    """The settings of a folder: those it was made with, or new ones. `wanted` holds what was asked
-    for (None: as it was, or the default). Numbers that the data depends on cannot change. The default
-    of rf is RF_DEFAULT, or as many as the smaller service has nodes."""
-    wanted = {name: value for name, value in wanted.items() if value is not None}
-    try:
-        settings = Settings(**json.loads((folder / "settings.json").read_text()))
-    except FileNotFoundError:
-        settings = Settings(**wanted)
-        if "rf" not in wanted:
-            settings.rf = max(1, min(RF_DEFAULT, settings.profiles, settings.aggregates))
-        settings.check()
-        return settings
-    except (ValueError, TypeError) as error:
-        raise ClusterError(f"{folder}/settings.json cannot be read ({error}): "
-                           "use another --dir, or remove this one with its data") from error
-    for name, value in wanted.items():
-        was = getattr(settings, name)
-        if name != "gateways" and value != was:
-            raise ClusterError(
-                f"{folder} holds the data of a cluster with --{name} {was}, which --{name} {value} "
-                "would not find, or not all of it: leave the option out, use another --dir, or "
-                "remove this one with its data")
-        setattr(settings, name, value)
-    settings.check()
-    return settings
 
 
 class Cluster:
@@ -118,7 +51,7 @@ class Cluster:
 
     folder      where everything lives; made if it is not there
     bin_dir     the folder with the three programs
-    settings    from make_settings
+    settings    from settings.make_settings
     port        of the first gateway, the others follow; 0: kept, or any free ones
     extra_args  more flags: by service ("gateways", "profile", "aggregate") or by id ("p1")
     env         more environment variables for every process
@@ -461,20 +394,6 @@ class Cluster:
         _write(self.folder / "cluster.json", self.entries)
 
 
-# --- processes and ports ------------------------------------------------------------------------
-
-
-def load_entries(folder: pathlib.Path) -> list[dict]:
-    """The entries of DIR/cluster.json; none where there is no such file."""
-    try:
-        kept = json.loads((folder / "cluster.json").read_text())
-        return [entry for service in SERVICES for entry in kept[service]]
-    except FileNotFoundError:
-        return []
-    except (ValueError, KeyError, TypeError) as error:
-        raise ClusterError(f"{folder}/cluster.json cannot be read: {error}") from error
-
-
 def attach(folder: pathlib.Path) -> Cluster:
     """A Cluster of what cluster.json lists, to stop it or to look at it."""
     cluster = Cluster(folder, folder, Settings())
@@ -482,75 +401,6 @@ def attach(folder: pathlib.Path) -> Cluster:
         service = next(s for s in SERVICES if s[0] == entry["id"][0])
         cluster.entries.setdefault(service, []).append(entry)
     return cluster
-
-
-def runs(entry: dict, pid: Optional[int]) -> bool:
-    """Whether `pid` is a process of this entry that has not ended."""
-    if not pid:
-        return False
-    try:
-        argv = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
-        # A zombie has no command line; one that its parent has not yet reaped counts as ended.
-        return (argv == b"".join(os.fsencode(arg) + b"\0" for arg in entry["argv"])
-                and os.readlink(f"/proc/{pid}/cwd") == entry["cwd"])
-    except OSError:
-        return False
-
-
-def find(entry: dict) -> Optional[int]:
-    """The pid of this entry's process, whoever started it; None where there is none."""
-    if runs(entry, entry.get("pid")):
-        return entry["pid"]
-    for name in os.listdir("/proc"):
-        if name.isdigit() and runs(entry, int(name)):
-            return int(name)
-    return None
-
-
-def describe_exit(code: int) -> str:
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return f"killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"killed by signal {-code}"
-
-
-def split_address(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    return host, int(port)
-
-
-def can_bind(host: str, port: int) -> bool:
-    # SO_REUSEADDR, so that connections of the last run in TIME_WAIT do not count; not SO_REUSEPORT,
-    # so that a listener that would share its port does.
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-            return True
-        except OSError as error:
-            if error.errno in (errno.EADDRINUSE, errno.EACCES):
-                return False
-            raise
-
-
-def free_ports(host: str, count: int, taken: set[int]) -> list[int]:
-    """Ports below the range that the kernel gives to outgoing connections, so that no connection
-    sits on a port that a node wants back when it is restarted."""
-    try:
-        text = pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text()
-        end = max(int(text.split()[0]), 20000)
-    except (OSError, ValueError):
-        end = 32768
-    ports: list[int] = []
-    for _ in range(PORT_TRIES_MAX):
-        if len(ports) == count:
-            return ports
-        port = random.randrange(10000, end)
-        if port not in taken and port not in ports and can_bind(host, port):
-            ports.append(port)
-    raise ClusterError(f"no {count} free ports were found on {host}")
 
 
 def _signal(pid: int, sig: int) -> None:

@@ -12,14 +12,15 @@ import signal
 import sys
 import time
 
-import cluster
-from cluster import Cluster, ClusterError
+from cluster import POLL_S, STOP_TIMEOUT_S, Cluster, attach
+from entries import describe_exit, find
+from settings import RF_DEFAULT, SERVICES, ClusterError, Settings, make_settings
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 GATEWAY_PORT_DEFAULT = 8080
 SUPERVISE_EVERY_S = 0.5
 # A supervisor stops the gateways, then the nodes, each within STOP_TIMEOUT_S, and kills what is left.
-SUPERVISOR_TIMEOUT_S = 3 * cluster.STOP_TIMEOUT_S
+SUPERVISOR_TIMEOUT_S = 3 * STOP_TIMEOUT_S
 
 
 def say(line: str = "") -> None:
@@ -47,7 +48,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     run.add_argument("--profiles", type=int, help="number of profile nodes (default 3)")
     run.add_argument("--aggregates", type=int, help="number of aggregate nodes (default 3)")
     run.add_argument("--rf", type=int,
-                     help=f"replicas of every shard (default {cluster.RF_DEFAULT}, or as many as the "
+                     help=f"replicas of every shard (default {RF_DEFAULT}, or as many as the "
                           "smaller service has nodes)")
     run.add_argument("--write_quorum", type=int,
                      help="replicas that must have stored a tag before it is answered (default 0: "
@@ -74,11 +75,11 @@ def extra_args(pairs: list[str]) -> dict[str, list[str]]:
 
 def make_cluster(options: argparse.Namespace, note) -> Cluster:
     folder = options.dir.resolve()
-    settings = cluster.make_settings(folder, gateways=options.gateways, profiles=options.profiles,
-                                     aggregates=options.aggregates, rf=options.rf,
-                                     write_quorum=options.write_quorum)
+    settings = make_settings(folder, gateways=options.gateways, profiles=options.profiles,
+                             aggregates=options.aggregates, rf=options.rf,
+                             write_quorum=options.write_quorum)
     extra = extra_args(options.arg)
-    known = {*cluster.SERVICES, *(id_ for s in cluster.SERVICES for id_ in settings.ids(s))}
+    known = {*SERVICES, *(id_ for s in SERVICES for id_ in settings.ids(s))}
     if unknown := set(extra) - known:
         raise ClusterError(f"--arg {unknown.pop()}=…: it is one of {', '.join(sorted(known))}")
     port = options.port
@@ -92,7 +93,7 @@ def make_cluster(options: argparse.Namespace, note) -> Cluster:
                    log_level=options.log_level, note=note)
 
 
-def replication(settings: cluster.Settings) -> str:
+def replication(settings: Settings) -> str:
     quorum = settings.write_quorum or settings.rf // 2 + 1
     return f"rf {settings.rf}, write quorum {quorum}"
 
@@ -100,7 +101,7 @@ def replication(settings: cluster.Settings) -> str:
 def describe(running: Cluster, detached: bool) -> str:
     base = f"http://{running.entries['gateways'][0]['http']}"
     lines = ["", f"The cluster is ready ({replication(running.settings)}):"]
-    for service in cluster.SERVICES:
+    for service in SERVICES:
         for entry in running.entries[service]:
             where = f"http://{entry['http']}" if "http" in entry else f"grpc {entry['grpc']}"
             lines.append(f"  {service.removesuffix('s'):<10} {entry['id']:<4} {where}")
@@ -131,7 +132,7 @@ def supervise(running: Cluster) -> None:
         time.sleep(SUPERVISE_EVERY_S)
         for id_, pid, code in running.died():
             dead.add(id_)
-            say(f"{timestamp()} {id_} (pid {pid}) has ended: {cluster.describe_exit(code)}\n"
+            say(f"{timestamp()} {id_} (pid {pid}) has ended: {describe_exit(code)}\n"
                 f"{running.log_tail(id_)}\n"
                 f"--- its argv in cluster.json, started in its cwd, brings it back")
         if dead:
@@ -174,7 +175,7 @@ def stop_running(running: Cluster) -> None:
         codes = running.stop(timeout_s=0)
     for id_, code in codes.items():
         if code != 0:
-            say(f"{id_} did not stop well: {cluster.describe_exit(code)}\n{running.log_tail(id_)}")
+            say(f"{id_} did not stop well: {describe_exit(code)}\n{running.log_tail(id_)}")
     say("stopped")
 
 
@@ -229,7 +230,7 @@ def stop(folder: pathlib.Path) -> None:
     if not (folder / "cluster.json").exists():
         say(f"nothing runs in {folder}")
         return
-    left = cluster.attach(folder)
+    left = attach(folder)
     deadline = time.monotonic() + SUPERVISOR_TIMEOUT_S
     with (folder / "lock").open("a+") as lock:
         told = False
@@ -243,8 +244,8 @@ def stop(folder: pathlib.Path) -> None:
                 told = True
             if time.monotonic() > deadline:
                 raise ClusterError(f"the supervisor of {folder} does not end")
-            time.sleep(cluster.POLL_S)
-        running = [e["id"] for e in left.all_entries() if cluster.find(e) is not None]
+            time.sleep(POLL_S)
+        running = [e["id"] for e in left.all_entries() if find(e) is not None]
         if running:
             say(f"stopping {', '.join(running)}")
             left.note = say

@@ -9,6 +9,8 @@ import time
 import urllib.request
 
 from processes import DIE_WITH_PARENT, BenchError, local_cluster, program
+from settings import SERVICES as ALL_SERVICES
+from settings import ClusterError, make_settings
 
 SERVICES = ("profile", "aggregate")
 READY_TIMEOUT_S = 300
@@ -18,8 +20,8 @@ EQUAL_TIMEOUT_S = 120
 
 class BenchCluster(local_cluster.Cluster):
     def __init__(self, folder, *, rf, nodes, node_args):
-        settings = local_cluster.make_settings(folder, profiles=nodes, aggregates=nodes, rf=rf)
-        ids = [id_ for service in local_cluster.SERVICES for id_ in settings.ids(service)]
+        settings = make_settings(folder, profiles=nodes, aggregates=nodes, rf=rf)
+        ids = [id_ for service in ALL_SERVICES for id_ in settings.ids(service)]
         super().__init__(folder, program("allezon-gateway").parent, settings, log_level="warn",
                          extra_args={service: node_args for service in SERVICES},
                          prefixes={id_: DIE_WITH_PARENT for id_ in ids})
@@ -89,7 +91,7 @@ def cluster(data_dir, *, rf, nodes=None, wal="sync", **node_flags):
         try:
             bench_cluster.launch()
             yield bench_cluster
-        except local_cluster.ClusterError as error:
+        except ClusterError as error:
             raise BenchError(str(error)) from error
         finally:
             bench_cluster.stop()

@@ -13,6 +13,8 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "local"))
 import cluster as local_cluster  # noqa: E402
+import ports  # noqa: E402
+from entries import describe_exit  # noqa: E402
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 START_TIMEOUT_S = 30
@@ -35,7 +37,7 @@ def shorten(text, lines=20):
 
 
 def complaint(argv, code, text):
-    return BenchError(f"{argv[0]}: {local_cluster.describe_exit(code)}\n{shorten(text)}")
+    return BenchError(f"{argv[0]}: {describe_exit(code)}\n{shorten(text)}")
 
 
 class Process:
@@ -126,7 +128,7 @@ def run_client(argv, *, timeout_s, env=None):
 
 
 def free_ports(count):
-    return local_cluster.free_ports("127.0.0.1", count, set())
+    return ports.free_ports("127.0.0.1", count, set())
 
 
 def accepts(port):

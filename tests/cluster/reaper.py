@@ -8,11 +8,11 @@ import signal
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "local"))
-import cluster  # noqa: E402
+from entries import find, load_entries  # noqa: E402
 
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 sys.stdin.buffer.read()
-for entry in cluster.load_entries(pathlib.Path(sys.argv[1])):
-    pid = cluster.find(entry)
+for entry in load_entries(pathlib.Path(sys.argv[1])):
+    pid = find(entry)
     if pid is not None:
         os.kill(pid, signal.SIGKILL)

@@ -13,8 +13,10 @@ import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "local"))
-import cluster as local_cluster  # noqa: E402
 import grpc_api  # noqa: E402
+from cluster import Cluster  # noqa: E402
+from entries import describe_exit  # noqa: E402
+from settings import make_settings  # noqa: E402
 
 # The folder with the programs of the build under test.
 BIN_DIR = pathlib.Path(os.environ.get("ALLEZON_BIN_DIR", ROOT / "build" / "release" / "bin"))
@@ -31,14 +33,14 @@ SANITIZER_REPORT = re.compile(
     r"SUMMARY: (Address|Thread|Leak|UndefinedBehavior)Sanitizer")
 
 
-class RunningCluster(local_cluster.Cluster):
+class RunningCluster(Cluster):
     """A Cluster (local/cluster.py) on free ports, watched so that nothing survives its test."""
 
     def __init__(self, folder, *, gateways=1, profiles=3, aggregates=3, rf=None, write_quorum=None,
                  extra_args=None, env=None, log_level="info", hosts=None, prefixes=None):
-        settings = local_cluster.make_settings(folder, gateways=gateways, profiles=profiles,
-                                               aggregates=aggregates, rf=rf,
-                                               write_quorum=write_quorum)
+        settings = make_settings(folder, gateways=gateways, profiles=profiles,
+                                 aggregates=aggregates, rf=rf,
+                                 write_quorum=write_quorum)
         super().__init__(folder, BIN_DIR, settings, extra_args=extra_args, env=env,
                          log_level=log_level, hosts=hosts, prefixes=prefixes, note=print)
         self._reaper = None
@@ -186,11 +188,11 @@ class RunningCluster(local_cluster.Cluster):
     def finish(self):
         """Stops everything and returns what was wrong: a process that ended by itself, one that did
         not end with 0 on SIGTERM, a report of a sanitizer."""
-        wrong = [f"{id_} (pid {pid}) ended by itself: {local_cluster.describe_exit(code)}"
+        wrong = [f"{id_} (pid {pid}) ended by itself: {describe_exit(code)}"
                  for id_, pid, code in self.died() if id_ not in self._ended]
         for id_, code in self.stop(STOP_TIMEOUT_S).items():
             if code != 0:
-                wrong.append(f"{id_} was stopped by SIGTERM: {local_cluster.describe_exit(code)}")
+                wrong.append(f"{id_} was stopped by SIGTERM: {describe_exit(code)}")
         for id_ in self.process_ids():
             for line in self._log_lines(id_):
                 if SANITIZER_REPORT.search(line):

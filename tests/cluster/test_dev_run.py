@@ -14,7 +14,9 @@ import time
 
 import pytest
 
-from running import BIN_DIR, READY_TIMEOUT_S, ROOT, local_cluster
+from entries import find, runs
+from ports import split_address
+from running import BIN_DIR, READY_TIMEOUT_S, ROOT
 
 ENVIRONMENT = {**os.environ, "ALLEZON_BIN_DIR": str(BIN_DIR)}
 TIMEOUT_S = READY_TIMEOUT_S + 60
@@ -41,7 +43,7 @@ def entries(folder):
 
 
 def nothing_runs(folder):
-    return all(local_cluster.find(entry) is None for entry in entries(folder))
+    return all(find(entry) is None for entry in entries(folder))
 
 
 @pytest.fixture
@@ -68,10 +70,10 @@ def test_a_detached_cluster_lists_what_runs_and_is_stopped(folder):
         assert set(entry) == {"id", "grpc", "metrics", "pid", "argv", "cwd", "data"}
         assert pathlib.Path(entry["data"]).is_dir()
     for entry in entries(folder):
-        assert local_cluster.runs(entry, entry["pid"]), entry
+        assert runs(entry, entry["pid"]), entry
         for key in ("http", "grpc", "metrics"):
             if key in entry:
-                socket.create_connection(local_cluster.split_address(entry[key]), 5).close()
+                socket.create_connection(split_address(entry[key]), 5).close()
     code, printed = dev("stop", "--dir", folder)
     assert code == 0 and "stopped" in printed, printed
     assert nothing_runs(folder)
