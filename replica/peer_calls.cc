@@ -13,34 +13,36 @@
 namespace allezon::replica {
 namespace {
 
-using Stub = v1::ReplicaService::Stub;
-using Callback = std::function<void(grpc::Status)>;
+using Async = v1::ReplicaService::StubInterface::async_interface;
 
-// The method of each kind of request.
-void Start(Stub& stub, grpc::ClientContext* context, const v1::PollRequest* request,
-           v1::PollResponse* response, Callback done) {
-  stub.async()->Poll(context, request, response, std::move(done));
+// A method as a call starts it.
+template <typename Request, typename Response>
+using Method = void (Async::*)(grpc::ClientContext*, const Request*, Response*,
+                               std::function<void(grpc::Status)>);
+
+// Which method a request is for.
+Method<v1::PollRequest, v1::PollResponse> MethodOf(const v1::PollRequest&) { return &Async::Poll; }
+Method<v1::ReadDigestsRequest, v1::ReadDigestsResponse> MethodOf(const v1::ReadDigestsRequest&) {
+  return &Async::ReadDigests;
 }
-void Start(Stub& stub, grpc::ClientContext* context, const v1::ReadDigestsRequest* request,
-           v1::ReadDigestsResponse* response, Callback done) {
-  stub.async()->ReadDigests(context, request, response, std::move(done));
+Method<v1::ReadIdsRequest, v1::ReadIdsResponse> MethodOf(const v1::ReadIdsRequest&) {
+  return &Async::ReadIds;
 }
-void Start(Stub& stub, grpc::ClientContext* context, const v1::ReadIdsRequest* request,
-           v1::ReadIdsResponse* response, Callback done) {
-  stub.async()->ReadIds(context, request, response, std::move(done));
+Method<v1::ReadEventsRequest, v1::ReadEventsResponse> MethodOf(const v1::ReadEventsRequest&) {
+  return &Async::ReadEvents;
 }
-void Start(Stub& stub, grpc::ClientContext* context, const v1::ReadEventsRequest* request,
-           v1::ReadEventsResponse* response, Callback done) {
-  stub.async()->ReadEvents(context, request, response, std::move(done));
+Method<v1::ReadTakenRequest, v1::ReadTakenResponse> MethodOf(const v1::ReadTakenRequest&) {
+  return &Async::ReadTaken;
 }
-void Start(Stub& stub, grpc::ClientContext* context, const v1::ReadTakenRequest* request,
-           v1::ReadTakenResponse* response, Callback done) {
-  stub.async()->ReadTaken(context, request, response, std::move(done));
+Method<v1::ReadRowsRequest, v1::ReadRowsResponse> MethodOf(const v1::ReadRowsRequest&) {
+  return &Async::ReadRows;
 }
-void Start(Stub& stub, grpc::ClientContext* context, const v1::ReadRowsRequest* request,
-           v1::ReadRowsResponse* response, Callback done) {
-  stub.async()->ReadRows(context, request, response, std::move(done));
+Method<v1::ReplicateRequest, v1::ReplicateResponse> MethodOf(const v1::ReplicateRequest&) {
+  return &Async::Replicate;
 }
+
+template <typename Request, typename Response>
+Response ResponseOf(Method<Request, Response>);
 
 std::chrono::system_clock::time_point DeadlineIn(Instant timeout_us) {
   return std::chrono::system_clock::now() + std::chrono::microseconds(timeout_us);
@@ -55,8 +57,9 @@ struct PeerCalls::Flight {
   grpc::ClientContext context;
 };
 
-template <typename Request, typename Response>
+template <typename Request>
 struct PeerCalls::Unary final : Flight {
+  using Response = decltype(ResponseOf(MethodOf(std::declval<Request>())));
   google::protobuf::Arena arena;
   Request* request = google::protobuf::Arena::CreateMessage<Request>(&arena);
   Response* response = google::protobuf::Arena::CreateMessage<Response>(&arena);
@@ -85,9 +88,23 @@ void PeerCalls::Land(Flight* flight) {
   flights_.erase(flight);
 }
 
+template <typename Request, typename Done>
+void PeerCalls::Start(uint32_t peer, Instant timeout_us, std::unique_ptr<Unary<Request>> call,
+                      Done done) {
+  if (!Depart(call.get())) return done(Stopping(), *call->response);
+  call->context.set_deadline(DeadlineIn(timeout_us));
+  Unary<Request>* sent = call.release();  // the callback owns it again
+  (stubs_[peer]->async()->*MethodOf(*sent->request))(
+      &sent->context, sent->request, sent->response,
+      [this, sent, done = std::move(done)](const grpc::Status& status) {
+        const std::unique_ptr<Unary<Request>> call(sent);
+        done(rpc::FromGrpc(status), *call->response);
+        Land(sent);
+      });
+}
+
 void PeerCalls::Send(const Actions::Replicate& batch) {
-  auto call = std::make_unique<Unary<v1::ReplicateRequest, v1::ReplicateResponse>>();
-  if (!Depart(call.get())) return replicated_(batch.peer, batch.batch, Stopping(), {});
+  auto call = std::make_unique<Unary<v1::ReplicateRequest>>();
   call->request->set_placement_version(placement_.version);
   call->request->set_from_instance(self_);
   call->request->mutable_events()->Reserve(static_cast<int>(batch.events.size()));
@@ -99,54 +116,24 @@ void PeerCalls::Send(const Actions::Replicate& batch) {
     event.set_time_ms(from->time_ms);
     event.set_tag(from->tag);
   }
-  call->context.set_deadline(DeadlineIn(batch.timeout_us));
-  auto* sent = call.release();  // the callback owns it again
-  stubs_[batch.peer]->async()->Replicate(
-      &sent->context, sent->request, sent->response,
-      [this, sent, peer = batch.peer, id = batch.batch](const grpc::Status& status) {
-        const std::unique_ptr<std::remove_pointer_t<decltype(sent)>> call(sent);
-        replicated_(peer, id, rpc::FromGrpc(status), *call->response);
-        Land(sent);
-      });
-}
-
-template <typename Response, typename Request>
-void PeerCalls::SendUnary(const Actions::Call& call, Request request) {
-  auto flight = std::make_unique<Unary<Request, Response>>();
-  if (!Depart(flight.get())) return ended_(call.id, Stopping(), Response());
-  *flight->request = std::move(request);
-  flight->context.set_deadline(DeadlineIn(call.timeout_us));
-  auto* sent = flight.release();  // the callback owns it again
-  Start(*stubs_[call.peer], &sent->context, sent->request, sent->response,
-        [this, sent, id = call.id](const grpc::Status& status) {
-          const std::unique_ptr<std::remove_pointer_t<decltype(sent)>> flight(sent);
-          ended_(id, rpc::FromGrpc(status), std::move(*flight->response));
-          Land(sent);
+  Start(batch.peer, batch.timeout_us, std::move(call),
+        [this, peer = batch.peer, id = batch.batch](const absl::Status& status,
+                                                    const v1::ReplicateResponse& response) {
+          replicated_(peer, id, status, response);
         });
 }
 
 void PeerCalls::Send(Actions::Call call) {
-  struct Sender {
-    void operator()(v1::PollRequest& r) { calls.SendUnary<v1::PollResponse>(call, std::move(r)); }
-    void operator()(v1::ReadDigestsRequest& r) {
-      calls.SendUnary<v1::ReadDigestsResponse>(call, std::move(r));
-    }
-    void operator()(v1::ReadIdsRequest& r) {
-      calls.SendUnary<v1::ReadIdsResponse>(call, std::move(r));
-    }
-    void operator()(v1::ReadEventsRequest& r) {
-      calls.SendUnary<v1::ReadEventsResponse>(call, std::move(r));
-    }
-    void operator()(v1::ReadTakenRequest& r) {
-      calls.SendUnary<v1::ReadTakenResponse>(call, std::move(r));
-    }
-    void operator()(v1::ReadRowsRequest& r) {
-      calls.SendUnary<v1::ReadRowsResponse>(call, std::move(r));
-    }
-    PeerCalls& calls;
-    const Actions::Call& call;
-  };
-  std::visit(Sender{*this, call}, call.request);
+  std::visit(
+      [&]<typename Request>(Request& request) {
+        auto unary = std::make_unique<Unary<Request>>();
+        *unary->request = std::move(request);
+        Start(call.peer, call.timeout_us, std::move(unary),
+              [this, id = call.id](const absl::Status& status, auto& response) {
+                ended_(id, status, std::move(response));
+              });
+      },
+      call.request);
 }
 
 void PeerCalls::Stop() {

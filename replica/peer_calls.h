@@ -37,14 +37,15 @@ class PeerCalls {
 
  private:
   struct Flight;
-  template <typename Request, typename Response>
+  template <typename Request>
   struct Unary;
 
   // False once stopped.
   bool Depart(Flight* flight);
   void Land(Flight* flight);
-  template <typename Response, typename Request>
-  void SendUnary(const Actions::Call& call, Request request);
+  // Calls done(status, response) once the call has ended.
+  template <typename Request, typename Done>
+  void Start(uint32_t peer, Instant timeout_us, std::unique_ptr<Unary<Request>> call, Done done);
 
   const router::Placement& placement_;
   const uint32_t self_;

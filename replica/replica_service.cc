@@ -118,8 +118,7 @@ grpc::ServerUnaryReactor* ReplicaServiceImpl::SyncNow(grpc::CallbackServerContex
   return reactor;
 }
 
-// --- what a sync reads
-// ----------------------------------------------------------------------------
+// --- what a sync reads ---
 
 template <typename Request>
 grpc::ServerUnaryReactor* ReplicaServiceImpl::Answer(grpc::CallbackServerContext* call,

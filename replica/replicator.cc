@@ -154,8 +154,7 @@ void Replicator::NoteComplete(Instant now) {
     rpc::LogDebug("a note has to wait", {{"detail", std::string(queued.message())}});
 }
 
-// --- the core
-// -------------------------------------------------------------------------------------
+// --- the core ---
 
 void Replicator::Feed(absl::FunctionRef<void(Core&, Instant, Actions&)> input) {
   Actions actions;
@@ -193,8 +192,7 @@ void Replicator::Ended(StorageId id, const absl::Status& status, std::string mis
   });
 }
 
-// --- storage
-// --------------------------------------------------------------------------------------
+// --- storage ---
 
 void Replicator::RunOnCommitter(StorageId id, std::function<absl::Status()> work) {
   const absl::Status queued =
@@ -240,8 +238,7 @@ void Replicator::Perform(Actions::Storage operation) {
   }
 }
 
-// --- what others ask
-// ------------------------------------------------------------------------------
+// --- what others ask ---
 
 absl::Status Replicator::Write(std::shared_ptr<const Incoming> incoming, absl::Time deadline,
                                Outcome done) {

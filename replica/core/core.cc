@@ -67,8 +67,7 @@ Core::Core(const CoreOptions& options, const router::Placement& placement,
 
 Core::~Core() = default;
 
-// --- writes that this node coordinates
-// ------------------------------------------------------------
+// --- writes that this node coordinates ---
 
 absl::Status Core::Write(WriteId id, absl::Span<const EventRef> events, Instant deadline,
                          Instant now, Actions& actions) {
@@ -150,8 +149,7 @@ void Core::PumpLanes(Instant now, Actions& actions) {
   }
 }
 
-// --- what peers ask of this node
-// ------------------------------------------------------------------
+// --- what peers ask of this node ---
 
 void Core::PeerStored(uint32_t peer, absl::Span<const ShardId> shards,
                       v1::ReplicateResponse& response) {
@@ -182,8 +180,7 @@ void Core::AnswerDigests(v1::ReadDigestsResponse& response) const {
   response.mutable_received()->Add(received_.begin(), received_.end());
 }
 
-// --- time and polls
-// -------------------------------------------------------------------------------
+// --- time and polls ---
 
 void Core::Tick(Instant now, Actions& actions) {
   quorum_.Expire(now, actions.outcomes);
@@ -246,8 +243,7 @@ void Core::CallEnded(CallId id, const absl::Status& status, PeerResponse respons
   Continue(peer, *std::move(next), now, actions);
 }
 
-// --- syncs
-// ----------------------------------------------------------------------------------------
+// --- syncs ---
 
 void Core::SyncNow(absl::Span<const ShardId> shards) {
   for (const ShardId shard : shards) {
@@ -371,8 +367,7 @@ void Core::JoinWhatIsComplete(Actions& actions) {
   action.request.emplace<RecordJoined>(std::move(record));
 }
 
-// --- who may serve
-// --------------------------------------------------------------------------------
+// --- who may serve ---
 
 absl::Status Core::CheckQuorum(ShardId shard) const {
   uint32_t answering = 0;

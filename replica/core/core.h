@@ -43,7 +43,7 @@ class Core {
        std::vector<bool> joined, bool needs_rows, Instant now);
   ~Core();
 
-  // --- writes that this node coordinates ---------------------------------------------------------
+  // --- writes that this node coordinates ---
 
   // Takes a write: the caller then stores the events (Stored follows) while the peers' lanes carry
   // them. kUnavailable, with nothing taken: this node is not yet a full replica of one of the
@@ -58,8 +58,7 @@ class Core {
   void Replicated(uint32_t peer, BatchId batch, const absl::Status& status,
                   const v1::ReplicateResponse& response, Instant now, Actions& actions);
 
-  // --- what peers ask of this node
-  // ----------------------------------------------------------------
+  // --- what peers ask of this node ---
 
   // A peer's events were committed, and are in the digests: call before it is answered. Fills in
   // the response what the peer must know.
@@ -69,8 +68,7 @@ class Core {
   // Fills the header of a digest response; the caller then reads the digests.
   void AnswerDigests(v1::ReadDigestsResponse& response) const;
 
-  // --- time, polls, syncs
-  // ---------------------------------------------------------------------------
+  // --- time, polls, syncs ---
 
   // Call every kTickUs or so.
   void Tick(Instant now, Actions& actions);
@@ -83,8 +81,7 @@ class Core {
   // Pull these shards from every other replica at the next tick.
   void SyncNow(absl::Span<const ShardId> shards);
 
-  // --- who may serve
-  // -------------------------------------------------------------------------------
+  // --- who may serve ---
 
   // OK, or kUnavailable that says why a read of the shard may miss acknowledged tags here.
   absl::Status CheckServing(ShardId shard, Instant now) const;

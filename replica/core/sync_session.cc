@@ -91,8 +91,7 @@ std::vector<ShardId> SyncSession::TakePulled() { return std::exchange(pulled_, {
 
 uint64_t SyncSession::TakeBytes() { return std::exchange(bytes_, 0); }
 
-// --- what retention took
-// --------------------------------------------------------------------------
+// --- what retention took ---
 
 SyncSession::Next SyncSession::AskTaken() {
   step_ = Step::kTaken;
@@ -110,8 +109,7 @@ SyncSession::Next SyncSession::TookTaken(v1::ReadTakenResponse& response, Instan
   return StorageRequest(std::move(adopt));
 }
 
-// --- digests
-// --------------------------------------------------------------------------------------
+// --- digests ---
 
 SyncSession::Next SyncSession::AskDigests(Step step, v1::DigestLevel level,
                                           absl::Span<const ShardId> shards, int64_t hour) {
@@ -182,8 +180,7 @@ absl::StatusOr<SyncSession::Next> SyncSession::TookDigests(
   return minutes_.front().whole ? AskEvents() : AskIds();
 }
 
-// --- ids and events
-// -------------------------------------------------------------------------------
+// --- ids and events ---
 
 SyncSession::Next SyncSession::AskIds() {
   step_ = Step::kIds;
@@ -253,8 +250,7 @@ SyncSession::Next SyncSession::NextMinute() {
   return with_rows_ ? AskRows() : EndShard();
 }
 
-// --- rows, and the end of a shard
-// -----------------------------------------------------------------
+// --- rows, and the end of a shard ---
 
 SyncSession::Next SyncSession::AskRows() {
   step_ = Step::kRows;

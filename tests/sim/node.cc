@@ -119,7 +119,7 @@ void SimNode::Execute(const Actions& actions) {
   for (const Actions::Storage& storage : actions.storage) Operate(storage);
 }
 
-// --- writes that it coordinates -----------------------------------------------------------------
+// --- writes that it coordinates ---
 
 void SimNode::OnWrite(const std::vector<EventRef>& events, Time deadline_in, WriteReply reply) {
   const replica::WriteId id = next_write_++;
@@ -185,7 +185,7 @@ void SimNode::SendReplicate(const Actions::Replicate& replicate) {
       });
 }
 
-// --- what peers ask of it -----------------------------------------------------------------------
+// --- what peers ask of it ---
 
 void SimNode::OnReplicate(uint32_t from, std::shared_ptr<const std::vector<EventRef>> events,
                           ReplicateReply reply) {
@@ -260,7 +260,7 @@ void SimNode::AnswerRead(const replica::PeerRequest& request, const CallReply& r
 
 Time SimNode::ReadDelay() { return world_.random.Between(1, cluster_.knobs.read_max_us); }
 
-// --- what its core wants ------------------------------------------------------------------------
+// --- what its core wants ---
 
 void SimNode::SendCall(const Actions::Call& call) {
   static constexpr const char* kNames[] = {"polls",           "reads digests of", "reads ids of",
@@ -319,7 +319,7 @@ void SimNode::EndStorage(replica::StorageId id, const absl::Status& status, std:
   Execute(actions);
 }
 
-// --- checks -------------------------------------------------------------------------------------
+// --- checks ---
 
 void SimNode::Check() {
   for (const ShardId shard : core_->shards()) {

@@ -40,7 +40,7 @@ class SimNode {
 
   SimNode(Cluster& cluster, int index);
 
-  // --- faults ------------------------------------------------------------------------------------
+  // --- faults ---
   void Start();
   void Crash();
   void Wipe();  // while it is down
@@ -57,7 +57,7 @@ class SimNode {
   replica::Instant Clock() const;
   uint64_t process() const { return process_; }
 
-  // --- inputs ------------------------------------------------------------------------------------
+  // --- inputs ---
   // Runs `task` in the process of that number: now, or once it is no longer paused, or, where that
   // process is gone, never.
   void Input(uint64_t process, Task task);
@@ -66,7 +66,7 @@ class SimNode {
                    ReplicateReply reply);
   void OnCall(uint32_t from, std::shared_ptr<const replica::PeerRequest> request, CallReply reply);
 
-  // --- checks ------------------------------------------------------------------------------------
+  // --- checks ---
   // That it may serve only what it holds, and that its bounds hold.
   void Check();
 
