@@ -41,6 +41,7 @@ Method<v1::ReplicateRequest, v1::ReplicateResponse> MethodOf(const v1::Replicate
   return &Async::Replicate;
 }
 
+// Only declared: its type is what answers the method's request.
 template <typename Request, typename Response>
 Response ResponseOf(Method<Request, Response>);
 

@@ -17,7 +17,16 @@ using std::chrono::milliseconds;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
-using HttpConnectionsTest = HttpServerTest;
+class HttpConnectionsTest : public HttpServerTest {
+ protected:
+  // Who was just answered keeps the one connection.
+  void StartWithRoomForOne() {
+    HttpServerOptions options;
+    options.connections_max = 1;
+    options.idle_min = std::chrono::hours(1);
+    Start(options);
+  }
+};
 
 TEST_F(HttpConnectionsTest, IdleAndSlowClientsAreCutOff) {
   HttpServerOptions options;
@@ -74,10 +83,7 @@ TEST_F(HttpConnectionsTest, IdleClientsGiveWayToNewOnes) {
 }
 
 TEST_F(HttpConnectionsTest, ClientsThatWereJustAnsweredDoNotGiveWay) {
-  HttpServerOptions options;
-  options.connections_max = 1;
-  options.idle_min = std::chrono::hours(1);
-  Start(options);
+  StartWithRoomForOne();
   Client busy(port());
   ASSERT_THAT(busy.Call(PostTag(kTagJson)), StartsWith("HTTP/1.1 204 "));
   for (int i = 0; i < 10; ++i) {
@@ -89,10 +95,7 @@ TEST_F(HttpConnectionsTest, ClientsThatWereJustAnsweredDoNotGiveWay) {
 }
 
 TEST_F(HttpConnectionsTest, WhoIsRefusedMaySendTheRequestAndReadsWhy) {
-  HttpServerOptions options;
-  options.connections_max = 1;
-  options.idle_min = std::chrono::hours(1);
-  Start(options);
+  StartWithRoomForOne();
   Client busy(port());
   ASSERT_THAT(busy.Call(PostTag(kTagJson)), StartsWith("HTTP/1.1 204 "));
   Client refused(port());
