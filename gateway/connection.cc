@@ -3,6 +3,7 @@
 
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -203,7 +204,8 @@ Io Connection::ReadBody(const Head& head, size_t bytes_max, SteadyTime deadline,
   const uint64_t length = head.content_length.value_or(0);
   if (length > bytes_max) return Io::kTooLarge;
   if (head.has_body() && head.expects_continue && !head.http_1_0 && Buffered().empty()) {
-    if (const Io io = Write("HTTP/1.1 100 Continue\r\n\r\n", deadline); io != Io::kOk) return io;
+    if (const Io io = Write("HTTP/1.1 100 Continue\r\n\r\n", "", deadline); io != Io::kOk)
+      return io;
   }
   const Io io = head.chunked ? ReadChunks(bytes_max, deadline, body)
                              : ReadBytes(static_cast<size_t>(length), deadline, body);
@@ -211,11 +213,19 @@ Io Connection::ReadBody(const Head& head, size_t bytes_max, SteadyTime deadline,
   return io;
 }
 
-Io Connection::Write(std::string_view bytes, SteadyTime deadline) {
-  while (!bytes.empty()) {
-    const ssize_t sent = send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+Io Connection::Write(std::string_view head, std::string_view body, SteadyTime deadline) {
+  while (!head.empty() || !body.empty()) {
+    // The kernel only reads what it sends.
+    iovec parts[] = {{const_cast<char*>(head.data()), head.size()},
+                     {const_cast<char*>(body.data()), body.size()}};
+    msghdr message{};
+    message.msg_iov = parts;
+    message.msg_iovlen = std::size(parts);
+    const ssize_t sent = sendmsg(fd_, &message, MSG_NOSIGNAL);
     if (sent > 0) {
-      bytes.remove_prefix(static_cast<size_t>(sent));
+      const size_t of_head = std::min(head.size(), static_cast<size_t>(sent));
+      head.remove_prefix(of_head);
+      body.remove_prefix(static_cast<size_t>(sent) - of_head);
     } else if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
       if (const Io io = Await(POLLOUT, deadline); io != Io::kOk) return io;
     } else if (sent < 0 && errno != EINTR) {

@@ -76,8 +76,8 @@ class Connection {
   // Reads the body that `head` announces, of at most `bytes_max`. Tells a client that waits for it
   // to go on. Whatever is returned but kOk, where the next request begins is not known.
   Io ReadBody(const Head& head, size_t bytes_max, SteadyTime deadline, Body& body);
-  // Writes everything.
-  Io Write(std::string_view bytes, SteadyTime deadline);
+  // Writes all of both, one after the other.
+  Io Write(std::string_view head, std::string_view body, SteadyTime deadline);
   // Ends the connection so that an answer reaches a client that is still sending: reads and drops
   // for a moment, since closing with unread bytes would destroy the answer.
   void Linger();

@@ -55,11 +55,12 @@ bool Live::AwaitSent() {
 }
 
 bool Exchange::Send(Answer answer) {
-  const std::string bytes = context_.engine.Form(head, answer);
+  const std::string answer_head = context_.engine.FormHead(head, answer);
   if (!live_->Enter(Phase::kTransfer)) return true;
   const bool may_wait = std::this_thread::get_id() == thread_;
   const Io written = connection_.Write(
-      bytes, steady_clock::now() + (may_wait ? context_.write_timeout : steady_clock::duration()));
+      answer_head, answer.response.body,
+      steady_clock::now() + (may_wait ? context_.write_timeout : steady_clock::duration()));
   context_.metrics.Count(route, answer.response.status, steady_clock::now() - began_);
   return written != Io::kOk || answer.close;
 }

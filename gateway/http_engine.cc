@@ -83,11 +83,13 @@ class HttpEngine::Library final : public httplib::Server {
         out.set_header("Connection", "keep-alive");
       }
       if (out.status == 204) out.headers.erase("Content-Length");
+      // Its length is known, and nobody has to copy it.
+      current->answer.response.body = std::move(out.body);
+      out.body.clear();
     });
   }
 
-  // The bytes of `answer`, whose body they take.
-  std::string Form(const Head& head, Answer& answer) {
+  std::string FormHead(const Head& head, Answer& answer) {
     Exchange exchange{head, answer};
     current = &exchange;
     MemoryStream stream(LibraryHead(head));
@@ -95,6 +97,7 @@ class HttpEngine::Library final : public httplib::Server {
     const bool close = !head.keep_alive;
     process_request(stream, close, closed, nullptr);
     current = nullptr;
+    if (head.method == "HEAD") answer.response.body.clear();
     return stream.TakeOutput();
   }
 };
@@ -115,12 +118,12 @@ HttpEngine::HttpEngine() : library_(std::make_unique<Library>()) {
   head.keep_alive = true;
   Answer answer;
   answer.response.status = 204;
-  no_content_ = library_->Form(head, answer);
+  no_content_ = library_->FormHead(head, answer);
 }
 HttpEngine::~HttpEngine() = default;
 
-std::string HttpEngine::Form(const Head& head, Answer& answer) const {
-  return IsPlainNoContent(head, answer) ? no_content_ : library_->Form(head, answer);
+std::string HttpEngine::FormHead(const Head& head, Answer& answer) const {
+  return IsPlainNoContent(head, answer) ? no_content_ : library_->FormHead(head, answer);
 }
 
 }  // namespace allezon::gateway

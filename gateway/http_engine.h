@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The form of a response: a checked head and an answer go in, bytes come out. Thread-safe.
+// The form of a response: a checked head and an answer go in, the bytes before the body come out.
+// Thread-safe.
 //
 // cpp-httplib does it (methods, HEAD, keep-alive, the form of a response), on
 // streams of ours instead of its sockets: it ties a thread to a connection that it polls 100 times
 // a second, listens with a backlog of 5, cannot bound the time of a request, and sends a response
-// in two pieces.
+// in two calls.
 #pragma once
 
 #include <memory>
@@ -27,8 +28,9 @@ class HttpEngine {
   HttpEngine();
   ~HttpEngine();
 
-  // The bytes of the answer to the request that `head` begins. Takes the body out of `answer`.
-  std::string Form(const Head& head, Answer& answer) const;
+  // What goes before the body of the answer to the request that `head` begins; the body stays where
+  // it is, and is taken away where none is to be sent.
+  std::string FormHead(const Head& head, Answer& answer) const;
 
  private:
   class Library;

@@ -220,9 +220,9 @@ void HttpServer::Impl::Refuse(int fd) {
                             .detail = "too many connections; nothing was stored, retry",
                             .retry_after_s = 1}),
                 true};
-  const std::string bytes = engine.Form(head, answer);
+  const std::string answer_head = engine.FormHead(head, answer);
   // Without waiting: an empty socket takes so little at once, and the acceptor has no time.
-  connection->Write(bytes, steady_clock::now());
+  connection->Write(answer_head, answer.response.body, steady_clock::now());
   refusals.Add(std::move(connection));
   metrics.Count(Route::kUnknown, 503, std::chrono::nanoseconds(0));
 }
