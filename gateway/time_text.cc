@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "gateway/time_text.h"
 
+#include <algorithm>
 #include <chrono>
 
 namespace allezon::gateway {
@@ -9,6 +10,8 @@ namespace {
 constexpr int64_t kDayMs = 86'400'000;
 constexpr int64_t kEraDays = 146'097;  // days of 400 years; the calendar repeats after them
 constexpr size_t kSecondsLength = 19;  // of "2022-03-22T12:15:00"
+// Of the largest minute there is: a sign, 14 digits of a year, and what follows them.
+constexpr size_t kTimeTextBytesMax = 48;
 
 // The decimal number that is text[begin, begin + digits), or -1 where one of them is no digit.
 int Digits(std::string_view text, size_t begin, size_t digits) {
@@ -49,14 +52,19 @@ std::optional<int64_t> ParseFraction(std::string_view digits) {
   return value;
 }
 
-void AppendDigits(int64_t value, int digits, std::string& out) {
-  char buffer[20];
-  int length = 0;
-  do {
-    buffer[length++] = static_cast<char>('0' + value % 10);
-    value /= 10;
-  } while (value > 0 || length < digits);
-  while (length > 0) out.push_back(buffer[--length]);
+// Writes `value`, which is not negative, with at least `digits` digits; returns the end of them.
+char* PutDigits(int64_t value, int digits, char* to) {
+  int length = 1;
+  for (int64_t rest = value / 10; rest > 0; rest /= 10) ++length;
+  length = std::max(length, digits);
+  for (int i = length; i-- > 0; value /= 10) to[i] = static_cast<char>('0' + value % 10);
+  return to + length;
+}
+
+char* PutTwoDigits(unsigned value, char* to) {
+  to[0] = static_cast<char>('0' + value / 10);
+  to[1] = static_cast<char>('0' + value % 10);
+  return to + 2;
 }
 
 // Floor division, whose remainder is never negative.
@@ -70,26 +78,26 @@ int64_t FloorDiv(int64_t value, int64_t divisor, int64_t& remainder) {
   return quotient;
 }
 
-// Appends "2022-03-22T12:15:00" and returns the milliseconds that are left.
-int64_t AppendSeconds(int64_t days, int64_t ms_of_day, std::string& out) {
+// Writes "2022-03-22T12:15:00"; returns its end.
+char* PutSeconds(int64_t days, int64_t second_of_day, char* to) {
   int64_t day_of_era = 0;
   const int64_t era = FloorDiv(days, kEraDays, day_of_era);
   const std::chrono::year_month_day date{
       std::chrono::sys_days(std::chrono::days(static_cast<int>(day_of_era)))};
   const int64_t year = static_cast<int>(date.year()) + era * 400;
-  if (year < 0) out.push_back('-');
-  AppendDigits(year < 0 ? -year : year, 4, out);
-  out.push_back('-');
-  AppendDigits(static_cast<unsigned>(date.month()), 2, out);
-  out.push_back('-');
-  AppendDigits(static_cast<unsigned>(date.day()), 2, out);
-  out.push_back('T');
-  AppendDigits(ms_of_day / 3'600'000, 2, out);
-  out.push_back(':');
-  AppendDigits(ms_of_day / 60'000 % 60, 2, out);
-  out.push_back(':');
-  AppendDigits(ms_of_day / 1000 % 60, 2, out);
-  return ms_of_day % 1000;
+  if (year < 0) *to++ = '-';
+  to = PutDigits(year < 0 ? -year : year, 4, to);
+  *to++ = '-';
+  to = PutTwoDigits(static_cast<unsigned>(date.month()), to);
+  *to++ = '-';
+  to = PutTwoDigits(static_cast<unsigned>(date.day()), to);
+  *to++ = 'T';
+  const auto second = static_cast<unsigned>(second_of_day);
+  to = PutTwoDigits(second / 3600, to);
+  *to++ = ':';
+  to = PutTwoDigits(second / 60 % 60, to);
+  *to++ = ':';
+  return PutTwoDigits(second % 60, to);
 }
 
 }  // namespace
@@ -111,16 +119,19 @@ std::optional<int64_t> ParseQueryTime(std::string_view text) {
 void AppendTagTime(int64_t time_ms, std::string& out) {
   int64_t ms_of_day = 0;
   const int64_t days = FloorDiv(time_ms, kDayMs, ms_of_day);
-  const int64_t ms = AppendSeconds(days, ms_of_day, out);
-  out.push_back('.');
-  AppendDigits(ms, 3, out);
-  out.push_back('Z');
+  char text[kTimeTextBytesMax];
+  char* end = PutSeconds(days, ms_of_day / 1000, text);
+  *end++ = '.';
+  end = PutDigits(ms_of_day % 1000, 3, end);
+  *end++ = 'Z';
+  out.append(text, end);
 }
 
 void AppendMinute(int64_t minute, std::string& out) {
   int64_t minute_of_day = 0;
   const int64_t days = FloorDiv(minute, 24 * 60, minute_of_day);
-  AppendSeconds(days, minute_of_day * 60'000, out);
+  char text[kTimeTextBytesMax];
+  out.append(text, PutSeconds(days, minute_of_day * 60, text));
 }
 
 }  // namespace allezon::gateway
