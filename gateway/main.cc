@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // allezon-gateway: the HTTP face of the platform.
+#include <malloc.h>
 #include <sys/resource.h>
 
 #include <chrono>
@@ -56,6 +57,9 @@ namespace {
 
 using std::chrono::milliseconds;
 
+constexpr int kBlockBytesMax = 512 << 10;
+constexpr int kFreedBytesMax = 1 << 20;
+
 absl::StatusOr<router::Placement> PlacementOf(const std::string& flag, const std::string& list) {
   if (list.empty()) return absl::InvalidArgumentError("--" + flag + " must be given");
   absl::StatusOr<std::vector<router::Instance>> instances = router::ParseInstances(list);
@@ -99,6 +103,14 @@ void RaiseDescriptorLimit() {
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
   limit.rlim_cur = limit.rlim_max;
   setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+// A full profile is some hundred kilobytes of JSON. As the C library comes, it returns such a block
+// to the kernel when it is freed, and the next one begins with a page fault every 4 KiB. An arena
+// may keep kFreedBytesMax, so all of them together little.
+void KeepFreedMemory() {
+  mallopt(M_MMAP_THRESHOLD, kBlockBytesMax);
+  mallopt(M_TRIM_THRESHOLD, kFreedBytesMax);
 }
 
 int Fail(const absl::Status& status) {
@@ -156,6 +168,7 @@ int Run() {
 
 int main(int argc, char** argv) {
   allezon::rpc::BlockTerminationSignals();
+  allezon::gateway::KeepFreedMemory();
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   allezon::rpc::ParseFlags(argc, argv,
                            "allezon-gateway takes user tags and queries over HTTP and JSON.");
