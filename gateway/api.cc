@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "gateway/debug_compare.h"
 #include "gateway/json_text.h"
+#include "gateway/stored_tag_json.h"
 #include "gateway/tag_json.h"
 #include "gateway/time_text.h"
 #include "rpc/log.h"
@@ -76,13 +77,11 @@ bool IsBlank(std::string_view body) {
 Response Json(std::string body) { return {200, "application/json", std::move(body), {}}; }
 
 // Appends the tags as a JSON list; false where one of them cannot be read.
-bool AppendTags(const std::vector<std::string>& tags, std::string& out) {
-  v1::Tag tag;
+bool AppendTags(const std::vector<std::string_view>& tags, std::string& out) {
   out.push_back('[');
   for (size_t i = 0; i < tags.size(); ++i) {
-    if (!tag.ParseFromString(tags[i])) return false;
     if (i > 0) out.push_back(',');
-    AppendTag(tag, out);
+    if (!AppendStoredTag(tags[i], out)) return false;
   }
   out.push_back(']');
   return true;

@@ -234,19 +234,6 @@ absl::Status ReadField(int i, ondemand::value& value, v1::Tag& tag) {
   }
 }
 
-std::string_view DeviceText(int device) {
-  switch (device) {
-    case v1::DEVICE_PC:
-      return "PC";
-    case v1::DEVICE_MOBILE:
-      return "MOBILE";
-    case v1::DEVICE_TV:
-      return "TV";
-    default:
-      return "";
-  }
-}
-
 }  // namespace
 
 struct TagParser::Impl {
@@ -292,35 +279,6 @@ std::string_view ActionText(int action) {
     default:
       return "";
   }
-}
-
-void AppendTag(const v1::Tag& tag, std::string& out) {
-  const v1::ProductInfo& product = tag.product_info();
-  out.append("{\"time\":\"");
-  AppendTagTime(tag.time_ms(), out);
-  out.append("\",\"cookie\":");
-  AppendJsonString(tag.cookie(), out);
-  out.append(",\"country\":");
-  AppendJsonString(tag.country(), out);
-  out.append(",\"device\":\"");
-  out.append(DeviceText(tag.device()));
-  out.append("\",\"action\":\"");
-  out.append(ActionText(tag.action()));
-  out.append("\",\"origin\":");
-  AppendJsonString(tag.origin(), out);
-  out.append(",\"product_info\":{\"product_id\":");
-  if (product.product_id().has_number()) {
-    absl::StrAppend(&out, product.product_id().number());
-  } else {
-    AppendJsonString(product.product_id().text(), out);
-  }
-  out.append(",\"brand_id\":");
-  AppendJsonString(product.brand_id(), out);
-  out.append(",\"category_id\":");
-  AppendJsonString(product.category_id(), out);
-  out.append(",\"price\":");
-  absl::StrAppend(&out, product.price());
-  out.append("}}");
 }
 
 }  // namespace allezon::gateway

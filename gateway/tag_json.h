@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// User tags as JSON: read by the rules of the API, written as they were sent.
+// User tags as JSON, read by the rules of the API; how they are written: stored_tag_json.h.
 #pragma once
 
 #include <memory>
@@ -31,9 +31,6 @@ class TagParser {
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
-
-// Appends a tag as one JSON object.
-void AppendTag(const v1::Tag& tag, std::string& out);
 
 // "VIEW" or "BUY".
 std::string_view ActionText(int action);

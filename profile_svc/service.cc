@@ -37,11 +37,11 @@ absl::Status CheckGet(const v1::GetProfileRequest& request) {
   return replica::CheckConsistency(request.consistency());
 }
 
-absl::Status ParseTags(const std::vector<std::string>& serialised,
+absl::Status ParseTags(const std::vector<std::string_view>& serialised,
                        google::protobuf::RepeatedPtrField<v1::Tag>& tags) {
   tags.Reserve(static_cast<int>(serialised.size()));
-  for (const std::string& bytes : serialised) {
-    if (!tags.Add()->ParseFromString(bytes)) {
+  for (const std::string_view bytes : serialised) {
+    if (!tags.Add()->ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
       return absl::DataLossError("a stored tag cannot be parsed");
     }
   }

@@ -45,7 +45,7 @@ Rows Union(std::vector<Rows> lists) {
 }
 
 // The tags of one action, of which every answer has a list.
-absl::StatusOr<std::vector<std::string>> Merge(
+absl::StatusOr<std::vector<std::string_view>> Merge(
     const std::vector<Calls::Call*>& answers,
     const v1::StoredTags& (v1::ReadProfileResponse::*list)() const, size_t limit) {
   std::vector<Rows> lists;
@@ -56,20 +56,22 @@ absl::StatusOr<std::vector<std::string>> Merge(
   }
   Rows rows = Union(std::move(lists));
   if (rows.size() > limit) rows.resize(limit);
-  std::vector<std::string> tags;
+  std::vector<std::string_view> tags;
   tags.reserve(rows.size());
-  for (const StoredTag& row : rows) tags.emplace_back(row.tag);
+  for (const StoredTag& row : rows) tags.push_back(row.tag);
   return tags;
 }
 
-absl::StatusOr<Profile> Merge(const std::vector<Calls::Call*>& answers, size_t limit) {
-  absl::StatusOr<std::vector<std::string>> views =
+absl::StatusOr<Profile> Merge(const std::vector<Calls::Call*>& answers, size_t limit,
+                              Calls& calls) {
+  absl::StatusOr<std::vector<std::string_view>> views =
       Merge(answers, &v1::ReadProfileResponse::views, limit);
   if (!views.ok()) return views.status();
-  absl::StatusOr<std::vector<std::string>> buys =
+  absl::StatusOr<std::vector<std::string_view>> buys =
       Merge(answers, &v1::ReadProfileResponse::buys, limit);
   if (!buys.ok()) return buys.status();
-  return Profile{*std::move(views), *std::move(buys)};
+  return Profile{*std::move(views), *std::move(buys),
+                 std::make_shared<std::vector<std::shared_ptr<Calls::Call>>>(calls.ReleaseTaken())};
 }
 
 class GrpcProfileReader final : public ProfileReader {
@@ -109,7 +111,7 @@ class GrpcProfileReader final : public ProfileReader {
         pace_.Observe(call->took);
         ballot.Answered(call->instance);
         answers.push_back(call);
-        if (ballot.is_enough()) return Merge(answers, query.limit);
+        if (ballot.is_enough()) return Merge(answers, query.limit, calls);
         continue;
       }
       if (!IsRetryableRead(call->status)) return call->status;

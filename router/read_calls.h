@@ -54,7 +54,8 @@ class ReadCalls {
   ReadCalls(const ReadCalls&) = delete;
   ReadCalls& operator=(const ReadCalls&) = delete;
 
-  // The call lives as long as this. `circuit` is told what its end says of the instance.
+  // The call lives as long as this, or what ReleaseTaken gave. `circuit` is told what its end says
+  // of the instance.
   Call* Start(uint32_t instance, std::shared_ptr<Circuit> circuit, absl::Time deadline,
               Request request, const Method& method) {
     const auto call = std::make_shared<Call>();
@@ -96,6 +97,9 @@ class ReadCalls {
     }
     return call;
   }
+
+  // The calls that Next gave, for who needs their answers for longer.
+  std::vector<std::shared_ptr<Call>> ReleaseTaken() { return std::move(taken_); }
 
  private:
   struct State {

@@ -10,6 +10,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -29,9 +30,10 @@ struct ProfileQuery {
 };
 
 struct Profile {
-  // Serialised allezon.v1.Tag, newest first.
-  std::vector<std::string> views;
-  std::vector<std::string> buys;
+  // Serialised allezon.v1.Tag, newest first; in what `answers` keeps.
+  std::vector<std::string_view> views;
+  std::vector<std::string_view> buys;
+  std::shared_ptr<const void> answers;
 };
 
 struct AggregateQuery {

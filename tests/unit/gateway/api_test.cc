@@ -260,7 +260,8 @@ TEST_F(ApiTest, AProfileIsPrintedNewestFirstAsItCame) {
   TagParser parser;
   const Padded json(kTagJson);
   ASSERT_TRUE(parser.Parse(json.text(), tag).ok());
-  services_.profile_reader.answer = router::Profile{{tag.SerializeAsString()}, {}};
+  const std::string stored = tag.SerializeAsString();
+  services_.profile_reader.answer = router::Profile{{stored}, {}, nullptr};
   for (const char* method : {"GET", "POST", "HEAD"}) {
     const Response response = Call(method, kProfile);
     EXPECT_EQ(response.status, 200);
@@ -273,7 +274,7 @@ TEST_F(ApiTest, AProfileIsPrintedNewestFirstAsItCame) {
 }
 
 TEST_F(ApiTest, AStoredTagThatCannotBeReadIsAnError) {
-  services_.profile_reader.answer = router::Profile{{"\xff"}, {}};
+  services_.profile_reader.answer = router::Profile{{"\xff"}, {}, nullptr};
   EXPECT_EQ(Call("GET", kProfile).status, 500);
 }
 

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "gateway/stored_tag_json.h"
 #include "rpc/status.h"
 #include "tests/unit/gateway/testing.h"
 
@@ -21,7 +22,7 @@ absl::Status Parse(std::string_view json, v1::Tag* tag = nullptr) {
 
 std::string Print(const v1::Tag& tag) {
   std::string out;
-  AppendTag(tag, out);
+  EXPECT_TRUE(AppendStoredTag(tag.SerializeAsString(), out));
   return out;
 }
 

@@ -228,10 +228,10 @@ TEST_F(ProfileServiceTest, AddTagsNamesTheFieldAtFaultAndTheRetryDelay) {
 }
 
 TEST_F(ProfileServiceTest, GetProfileHandsTheQueryOnAndParsesTheTags) {
-  const v1::Tag view = NewTagOf("c").tag();
+  const std::string view = NewTagOf("c").tag().SerializeAsString();
   {
     absl::MutexLock lock(&reader_->mutex);
-    reader_->outcome->views = {view.SerializeAsString()};
+    reader_->outcome->views = {view};
   }
   v1::GetProfileRequest request;
   request.set_cookie("c");
@@ -240,7 +240,7 @@ TEST_F(ProfileServiceTest, GetProfileHandsTheQueryOnAndParsesTheTags) {
   ASSERT_EQ(GetProfile(request), absl::OkStatus());
   EXPECT_EQ(profile_.cookie(), "c");
   ASSERT_EQ(profile_.views_size(), 1);
-  EXPECT_EQ(profile_.views(0).SerializeAsString(), view.SerializeAsString());
+  EXPECT_EQ(profile_.views(0).SerializeAsString(), view);
   EXPECT_EQ(profile_.buys_size(), 0);
   for (const uint32_t limit : {0u, 7u, 200u, 201u, std::numeric_limits<uint32_t>::max()}) {
     request.set_limit(limit);
@@ -294,9 +294,10 @@ TEST_F(ProfileServiceTest, ReadProfileIsRefusedWhereTagsMayBeLackingBeforeOrAfte
 TEST_F(ProfileServiceTest, GetProfileNeverAnswersInPart) {
   v1::GetProfileRequest request;
   request.set_cookie("c");
+  const std::string view = NewTagOf("c").tag().SerializeAsString();
   {
     absl::MutexLock lock(&reader_->mutex);
-    reader_->outcome->views = {NewTagOf("c").tag().SerializeAsString(), "\xff\xff"};
+    reader_->outcome->views = {view, "\xff\xff"};
   }
   EXPECT_EQ(GetProfile(request).code(), absl::StatusCode::kDataLoss);
   {

@@ -282,8 +282,8 @@ TEST_F(ReadersTest, AProfileIsReadFromAReplicaOfItsShardAndFromTheNextOneWhereTh
     profiles_[i % 3]->fail_next = 1;
     const auto profile = profile_reader_->Read(query, absl::Now() + absl::Seconds(20));
     ASSERT_TRUE(profile.ok()) << profile.status();
-    EXPECT_EQ(profile->views, std::vector<std::string>{query.cookie + "/view"});
-    EXPECT_EQ(profile->buys, std::vector<std::string>{"7"});
+    EXPECT_EQ(profile->views, std::vector<std::string_view>{query.cookie + "/view"});
+    EXPECT_EQ(profile->buys, std::vector<std::string_view>{"7"});
   }
 }
 
@@ -332,7 +332,7 @@ TEST_F(ReadersTest, AQuorumReadOfAProfileIsTheUnionNewestFirst) {
   const ProfileQuery query{.cookie = "c", .quorum = true};
   const auto profile = profile_reader_->Read(query, absl::Now() + absl::Seconds(20));
   ASSERT_TRUE(profile.ok()) << profile.status();
-  EXPECT_EQ(profile->views, (std::vector<std::string>{"9a", "5b"}));
+  EXPECT_EQ(profile->views, (std::vector<std::string_view>{"9a", "5b"}));
   EXPECT_EQ(profiles_[0]->quorum_calls + profiles_[1]->quorum_calls, 1);
 }
 
@@ -347,7 +347,7 @@ TEST_F(ReadersTest, AQuorumReadAsksAsManyReplicasAsSeeEveryWrite) {
     const ProfileQuery query{.cookie = absl::StrCat("c", i), .limit = 5, .quorum = true};
     const auto profile = profile_reader_->Read(query, absl::Now() + absl::Seconds(20));
     ASSERT_TRUE(profile.ok()) << profile.status();
-    EXPECT_EQ(profile->views, (std::vector<std::string>{"9a", "5c", "5d", "5f", "4k"}));
+    EXPECT_EQ(profile->views, (std::vector<std::string_view>{"9a", "5c", "5d", "5f", "4k"}));
     profiles_[i % 3]->fail_next = 0;
   }
 }
