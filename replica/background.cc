@@ -10,16 +10,18 @@
 namespace allezon::replica {
 namespace {
 
-constexpr int kNice = 10;
+// A step is a quarter more or less.
+int NiceOf(Share share) { return share == Share::kTenth ? 10 : 5; }
 
 }  // namespace
 
-void GiveWay() {
-  thread_local bool done = false;
-  if (done) return;
-  done = true;
+void GiveWay(Share share) {
+  thread_local int given = 0;
+  const int nice = NiceOf(share);
+  if (given == nice) return;
+  given = nice;
   // On Linux, 0 is the calling thread.
-  if (setpriority(PRIO_PROCESS, 0, kNice) != 0) {
+  if (setpriority(PRIO_PROCESS, 0, nice) != 0) {
     rpc::LogWarn("a background thread keeps its priority", {{"errno", errno}});
   }
 }

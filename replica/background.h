@@ -5,9 +5,14 @@
 
 namespace allezon::replica {
 
-// From now on the calling thread takes the processor only for a tenth of what one that answers
-// would get, where they want it at the same time: work that can wait must not make tags wait, and
-// must not starve either. Cheap when called again.
-void GiveWay();
+// How much of the processor a thread gets where one that answers wants it at the same time: work in
+// the background must not make tags wait, and must not starve either.
+enum class Share {
+  kTenth,
+  kThird,  // for what tags wait for in the end
+};
+
+// Gives the calling thread that share from now on. Cheap when called again.
+void GiveWay(Share share);
 
 }  // namespace allezon::replica
