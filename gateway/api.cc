@@ -81,7 +81,7 @@ bool AppendTags(const std::vector<std::string_view>& tags, std::string& out) {
   out.push_back('[');
   for (size_t i = 0; i < tags.size(); ++i) {
     if (i > 0) out.push_back(',');
-    if (!AppendStoredTag(tags[i], out)) return false;
+    if (!AppendTagJson(tags[i], out)) return false;
   }
   out.push_back(']');
   return true;

@@ -17,7 +17,7 @@ namespace {
 using google::protobuf::io::CodedInputStream;
 
 // A tag whose strings are where they were stored. What is absent has its default, as in a message.
-struct StoredTag {
+struct TagFields {
   int64_t time_ms = 0;
   std::string_view cookie;
   std::string_view country;
@@ -95,7 +95,7 @@ bool ReadMessage(CodedInputStream& in, ReadField read_field) {
   return read;
 }
 
-bool ReadProductId(CodedInputStream& in, StoredTag& tag) {
+bool ReadProductId(CodedInputStream& in, TagFields& tag) {
   return ReadMessage(in, [&](uint32_t key) {
     switch (key) {
       case Key(v1::ProductId::kTextFieldNumber, kBytes):
@@ -110,7 +110,7 @@ bool ReadProductId(CodedInputStream& in, StoredTag& tag) {
   });
 }
 
-bool ReadProduct(CodedInputStream& in, StoredTag& tag) {
+bool ReadProduct(CodedInputStream& in, TagFields& tag) {
   return ReadMessage(in, [&](uint32_t key) {
     switch (key) {
       case Key(v1::ProductInfo::kProductIdFieldNumber, kBytes):
@@ -131,7 +131,7 @@ bool ReadProduct(CodedInputStream& in, StoredTag& tag) {
   });
 }
 
-bool Read(std::string_view serialised, StoredTag& tag) {
+bool Read(std::string_view serialised, TagFields& tag) {
   CodedInputStream in(reinterpret_cast<const uint8_t*>(serialised.data()),
                       static_cast<int>(serialised.size()));
   return ReadFields(in, [&](uint32_t key) {
@@ -171,8 +171,8 @@ std::string_view DeviceText(int device) {
 
 }  // namespace
 
-bool AppendStoredTag(std::string_view serialised, std::string& out) {
-  StoredTag tag;
+bool AppendTagJson(std::string_view serialised, std::string& out) {
+  TagFields tag;
   if (!Read(serialised, tag)) return false;
   out.append("{\"time\":\"");
   AppendTagTime(tag.time_ms, out);

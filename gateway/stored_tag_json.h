@@ -11,6 +11,6 @@ namespace allezon::gateway {
 
 // Appends a serialised allezon.v1.Tag as one JSON object, with all fields of the API and no other.
 // False where the bytes are none; then `out` may end with a part of it.
-bool AppendStoredTag(std::string_view serialised, std::string& out);
+bool AppendTagJson(std::string_view serialised, std::string& out);
 
 }  // namespace allezon::gateway

@@ -62,7 +62,7 @@ void BM_PrintTag(benchmark::State& state) {
   std::string out;
   for (auto _ : state) {
     out.clear();
-    if (!AppendStoredTag(stored, out)) state.SkipWithError("the tag cannot be read");
+    if (!AppendTagJson(stored, out)) state.SkipWithError("the tag cannot be read");
     benchmark::DoNotOptimize(out.data());
   }
 }

@@ -14,7 +14,7 @@ namespace {
 
 std::optional<std::string> Print(const std::string& stored) {
   std::string out;
-  if (!AppendStoredTag(stored, out)) return std::nullopt;
+  if (!AppendTagJson(stored, out)) return std::nullopt;
   return out;
 }
 

@@ -22,7 +22,7 @@ absl::Status Parse(std::string_view json, v1::Tag* tag = nullptr) {
 
 std::string Print(const v1::Tag& tag) {
   std::string out;
-  EXPECT_TRUE(AppendStoredTag(tag.SerializeAsString(), out));
+  EXPECT_TRUE(AppendTagJson(tag.SerializeAsString(), out));
   return out;
 }
 
