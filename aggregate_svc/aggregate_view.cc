@@ -22,7 +22,8 @@ constexpr uint64_t kMergeRatio = 2;
 // value stays within some tens of megabytes.
 constexpr uint64_t kSegmentRowsMax = 2'000'000;
 // How often a scan begins again because the minute's segments were replaced while it read them.
-constexpr int kScanAttemptsMax = 20;
+// Then it has those who would replace them wait.
+constexpr int kScanAttemptsMax = 5;
 // How often, and how far apart, a scan looks for a moment between two commits to its minute.
 constexpr int kDigestAttemptsMax = 20;
 constexpr absl::Duration kDigestPause = absl::Milliseconds(1);
@@ -347,12 +348,7 @@ absl::StatusOr<MinuteAnswer> AggregateView::ScanMinute(int64_t number,
     }
     // What does not change is scanned without the lock.
     if (leaving != nullptr) AddSegment(*leaving, shards, filter, answer);
-    absl::Status status;
-    for (const SealedRef& one : sealed) {
-      const absl::StatusOr<SegmentRef> segment = sealed_.Read(number, one.sequence);
-      if (!(status = segment.status()).ok()) break;
-      AddSegment(**segment, shards, filter, answer);
-    }
+    absl::Status status = AddSealed(number, sealed, shards, filter, answer);
     if (status.ok()) return answer;
     if (!absl::IsDataLoss(status)) return status;
     // A seal takes away what it merges before it says where that went.
@@ -367,7 +363,39 @@ absl::StatusOr<MinuteAnswer> AggregateView::ScanMinute(int64_t number,
     status = Repair(minute);
     if (!status.ok() && !absl::IsAborted(status)) return status;
   }
-  return BusyMinute(number);
+  return ScanHeld(number, shards, filter);
+}
+
+absl::StatusOr<MinuteAnswer> AggregateView::ScanHeld(int64_t number,
+                                                     absl::Span<const uint32_t> shards,
+                                                     const Filter& filter) {
+  MinuteAnswer answer;
+  const MinuteRef minute = Find(number);
+  if (minute == nullptr) return answer;
+  absl::ReaderMutexLock lock(&minute->mutex);
+  if (!minute->mutex.AwaitWithTimeout(absl::Condition(minute.get(), &Minute::IsSealed),
+                                      kSealWaitMax)) {
+    return BusyMinute(number);
+  }
+  if (!minute->lost.ok()) return minute->lost;
+  if (minute->open != nullptr) AddSegment(*minute->open, shards, filter, answer);
+  if (minute->leaving != nullptr) AddSegment(*minute->leaving, shards, filter, answer);
+  absl::Status status = AddSealed(number, minute->sealed, shards, filter, answer);
+  // Only retention takes segments away now; what is broken is repaired by the next scan.
+  if (absl::IsDataLoss(status)) return BusyMinute(number);
+  if (!status.ok()) return status;
+  return answer;
+}
+
+absl::Status AggregateView::AddSealed(int64_t number, absl::Span<const SealedRef> sealed,
+                                      absl::Span<const uint32_t> shards, const Filter& filter,
+                                      MinuteAnswer& answer) {
+  for (const SealedRef& one : sealed) {
+    const absl::StatusOr<SegmentRef> segment = sealed_.Read(number, one.sequence);
+    if (!segment.ok()) return segment.status();
+    AddSegment(**segment, shards, filter, answer);
+  }
+  return absl::OkStatus();
 }
 
 replica::Digest AggregateView::LogDigest(int64_t number, absl::Span<const uint32_t> shards) const {

@@ -118,7 +118,14 @@ class AggregateView final : public replica::View {
 
   absl::StatusOr<MinuteAnswer> ScanMinute(int64_t number, absl::Span<const uint32_t> shards,
                                           const Filter& filter);
-  // The same with its digest.
+  // The same while appends, seals and repairs of the minute wait, so that none can get in its way.
+  absl::StatusOr<MinuteAnswer> ScanHeld(int64_t number, absl::Span<const uint32_t> shards,
+                                        const Filter& filter);
+  // kDataLoss where one of them is not there, or broken.
+  absl::Status AddSealed(int64_t number, absl::Span<const SealedRef> sealed,
+                         absl::Span<const uint32_t> shards, const Filter& filter,
+                         MinuteAnswer& answer);
+  // As ScanMinute, with its digest.
   absl::StatusOr<MinuteAnswer> ScanSet(int64_t number, absl::Span<const uint32_t> shards,
                                        const Filter& filter);
   replica::Digest LogDigest(int64_t number, absl::Span<const uint32_t> shards) const;

@@ -26,12 +26,19 @@ Function* Real(const char* mangled_name) {
 class Watched {
  public:
   Watched(absl::Mutex* mutex, const absl::Condition& condition)
-      : mutex_(mutex), condition_(condition), watching_(this, &Watched::Eval) {}
+      : mutex_(mutex), condition_(condition), watching_(&Watched::Evaluate, this) {}
   const absl::Condition& condition() const { return watching_; }
 
  private:
-  bool Eval() const {
-    __tsan_acquire(mutex_);
+  // A reader may have had the lock before another one began to wait, and evaluate that one's
+  // condition when it unlocks: until the acquire it has not seen this being made.
+  __attribute__((no_sanitize_thread)) static bool Evaluate(void* self) {
+    auto* const watched = static_cast<Watched*>(self);
+    __tsan_acquire(watched->mutex_);
+    return watched->Holds();
+  }
+
+  bool Holds() const {
     const bool holds = condition_.Eval();
     __tsan_release(mutex_);
     return holds;
