@@ -11,6 +11,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "rpc/callback_threads.h"
 #include "rpc/metrics.h"
 #include "rpc/status.h"
 
@@ -137,6 +138,7 @@ struct Channels::Impl {
 
 Channels::Channels(Placement placement, std::string_view service)
     : placement_(std::move(placement)), impl_(std::make_unique<Impl>()) {
+  rpc::KeepCallbackThreads();  // abandoned calls outlive this
   for (const Instance& instance : placement_.instances) {
     impl_->channels.push_back(Connect(instance));
     impl_->circuits.push_back(std::make_shared<Circuit>(
