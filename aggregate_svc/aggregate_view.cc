@@ -9,7 +9,7 @@
 #include <map>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
+#include "aggregate_svc/minute.h"
 #include "rpc/log.h"
 #include "rpc/metrics.h"
 
@@ -21,14 +21,6 @@ constexpr uint64_t kMergeRatio = 2;
 // An open segment with more rows is sealed at the next tick, and no merge makes a larger one: a
 // value stays within some tens of megabytes.
 constexpr uint64_t kSegmentRowsMax = 2'000'000;
-// How often a scan begins again because the minute's segments were replaced while it read them.
-// Then it has those who would replace them wait.
-constexpr int kScanAttemptsMax = 5;
-// How often, and how far apart, a scan looks for a moment between two commits to its minute.
-constexpr int kDigestAttemptsMax = 20;
-constexpr absl::Duration kDigestPause = absl::Milliseconds(1);
-// How long a scan waits for a seal that took away what it was to read.
-constexpr absl::Duration kSealWaitMax = absl::Seconds(5);
 
 struct Meters {
   prometheus::Counter& rebuilt = rpc::MakeCounter(
@@ -42,70 +34,7 @@ Meters& TheMeters() {
   return meters;
 }
 
-absl::Status BusyMinute(int64_t minute) {
-  return absl::UnavailableError(
-      absl::StrCat("minute ", minute, " is being written, repaired or taken away"));
-}
-
-replica::Digest Sum(absl::Span<const SealedRef> sealed) {
-  replica::Digest sum;
-  for (const SealedRef& one : sealed) sum.Add(one.digest);
-  return sum;
-}
-
-bool SameSegments(absl::Span<const SealedRef> a, absl::Span<const SealedRef> b) {
-  return std::equal(a.begin(), a.end(), b.begin(), b.end(),
-                    [](const auto& x, const auto& y) { return x.sequence == y.sequence; });
-}
-
-void AddSegment(const Segment& segment, absl::Span<const uint32_t> shards, const Filter& filter,
-                MinuteAnswer& answer) {
-  answer.totals.Add(segment.Scan(shards, filter));
-  answer.rows += segment.RowsOf(shards);
-  const uint32_t oldest = segment.OldestAcceptedS(shards);
-  if (oldest == 0) return;
-  answer.oldest_accepted_s =
-      answer.oldest_accepted_s == 0 ? oldest : std::min(answer.oldest_accepted_s, oldest);
-}
-
 }  // namespace
-
-struct AggregateView::Minute {
-  explicit Minute(int64_t n) : number(n) {}
-
-  // Of everything that it holds.
-  replica::Digest digest() const ABSL_SHARED_LOCKS_REQUIRED(mutex) {
-    replica::Digest sum = Sum(sealed);
-    if (leaving != nullptr) sum.Add(leaving->digest());
-    if (open != nullptr) sum.Add(open->digest());
-    return sum;
-  }
-  size_t open_bytes() const ABSL_SHARED_LOCKS_REQUIRED(mutex) {
-    return (leaving != nullptr ? leaving->bytes() : 0) + (open != nullptr ? open->bytes() : 0);
-  }
-
-  bool IsSealed() const ABSL_SHARED_LOCKS_REQUIRED(mutex) { return !is_sealing; }
-
-  const int64_t number;
-  absl::Mutex mutex;
-  // In order of age, which is nearly that of size.
-  std::vector<SealedRef> sealed ABSL_GUARDED_BY(mutex);
-  // On its way to `sealed`, no longer written to.
-  SegmentRef leaving ABSL_GUARDED_BY(mutex);
-  // Null where nothing came since the last seal.
-  std::unique_ptr<Segment> open ABSL_GUARDED_BY(mutex);
-  // Someone writes `leaving` to disk.
-  bool is_sealing ABSL_GUARDED_BY(mutex) = false;
-  // Counts the times that it was emptied or refilled: who sealed meanwhile takes that back.
-  uint64_t epoch ABSL_GUARDED_BY(mutex) = 0;
-  // No longer in the map: who wants to append must look it up again.
-  bool gone ABSL_GUARDED_BY(mutex) = false;
-  // Why it holds nothing although the log does; the next start rebuilds it.
-  absl::Status lost ABSL_GUARDED_BY(mutex);
-
-  // Its place in written_; guarded by the view's mutex_.
-  std::optional<std::list<Written>::iterator> place;
-};
 
 AggregateView::AggregateView(AggregateViewOptions options)
     : options_(options), sealed_(options.resident_bytes_max / 2) {
@@ -312,113 +241,6 @@ void AggregateView::EnforceBound() {
     // Where there is none, others are sealing.
     if (minute == nullptr || !Seal(minute)) return;
   }
-}
-
-absl::StatusOr<std::vector<MinuteAnswer>> AggregateView::Scan(absl::Span<const uint32_t> shards,
-                                                              int64_t from, int64_t to,
-                                                              const Filter& filter,
-                                                              bool with_digests) {
-  std::vector<MinuteAnswer> answers;
-  for (int64_t number = from; number < to; ++number) {
-    absl::StatusOr<MinuteAnswer> answer =
-        with_digests ? ScanSet(number, shards, filter) : ScanMinute(number, shards, filter);
-    if (!answer.ok()) return answer.status();
-    // After the minute: what is taken in between is noticed.
-    answer->taken_through_s = context_.log->TakenThroughS(number);
-    answers.push_back(*answer);
-  }
-  return answers;
-}
-
-absl::StatusOr<MinuteAnswer> AggregateView::ScanMinute(int64_t number,
-                                                       absl::Span<const uint32_t> shards,
-                                                       const Filter& filter) {
-  for (int attempt = 0; attempt < kScanAttemptsMax; ++attempt) {
-    MinuteAnswer answer;
-    const MinuteRef minute = Find(number);
-    if (minute == nullptr) return answer;
-    SegmentRef leaving;
-    std::vector<SealedRef> sealed;
-    {
-      absl::ReaderMutexLock lock(&minute->mutex);
-      if (!minute->lost.ok()) return minute->lost;
-      leaving = minute->leaving;
-      sealed = minute->sealed;
-      if (minute->open != nullptr) AddSegment(*minute->open, shards, filter, answer);
-    }
-    // What does not change is scanned without the lock.
-    if (leaving != nullptr) AddSegment(*leaving, shards, filter, answer);
-    absl::Status status = AddSealed(number, sealed, shards, filter, answer);
-    if (status.ok()) return answer;
-    if (!absl::IsDataLoss(status)) return status;
-    // A seal takes away what it merges before it says where that went.
-    {
-      absl::ReaderMutexLock lock(&minute->mutex);
-      if (!minute->mutex.AwaitWithTimeout(absl::Condition(minute.get(), &Minute::IsSealed),
-                                          kSealWaitMax)) {
-        break;
-      }
-      if (minute->gone || !SameSegments(minute->sealed, sealed)) continue;
-    }
-    status = Repair(minute);
-    if (!status.ok() && !absl::IsAborted(status)) return status;
-  }
-  return ScanHeld(number, shards, filter);
-}
-
-absl::StatusOr<MinuteAnswer> AggregateView::ScanHeld(int64_t number,
-                                                     absl::Span<const uint32_t> shards,
-                                                     const Filter& filter) {
-  MinuteAnswer answer;
-  const MinuteRef minute = Find(number);
-  if (minute == nullptr) return answer;
-  absl::ReaderMutexLock lock(&minute->mutex);
-  if (!minute->mutex.AwaitWithTimeout(absl::Condition(minute.get(), &Minute::IsSealed),
-                                      kSealWaitMax)) {
-    return BusyMinute(number);
-  }
-  if (!minute->lost.ok()) return minute->lost;
-  if (minute->open != nullptr) AddSegment(*minute->open, shards, filter, answer);
-  if (minute->leaving != nullptr) AddSegment(*minute->leaving, shards, filter, answer);
-  absl::Status status = AddSealed(number, minute->sealed, shards, filter, answer);
-  // Only retention takes segments away now; what is broken is repaired by the next scan.
-  if (absl::IsDataLoss(status)) return BusyMinute(number);
-  if (!status.ok()) return status;
-  return answer;
-}
-
-absl::Status AggregateView::AddSealed(int64_t number, absl::Span<const SealedRef> sealed,
-                                      absl::Span<const uint32_t> shards, const Filter& filter,
-                                      MinuteAnswer& answer) {
-  for (const SealedRef& one : sealed) {
-    const absl::StatusOr<SegmentRef> segment = sealed_.Read(number, one.sequence);
-    if (!segment.ok()) return segment.status();
-    AddSegment(**segment, shards, filter, answer);
-  }
-  return absl::OkStatus();
-}
-
-replica::Digest AggregateView::LogDigest(int64_t number, absl::Span<const uint32_t> shards) const {
-  replica::Digest digest;
-  for (const uint32_t shard : shards) digest.Add(context_.log->BucketDigest(number, shard));
-  return digest;
-}
-
-absl::StatusOr<MinuteAnswer> AggregateView::ScanSet(int64_t number,
-                                                    absl::Span<const uint32_t> shards,
-                                                    const Filter& filter) {
-  for (int attempt = 0; attempt < kDigestAttemptsMax; ++attempt) {
-    if (attempt > 0) absl::SleepFor(kDigestPause);
-    const replica::Digest before = LogDigest(number, shards);
-    absl::StatusOr<MinuteAnswer> answer = ScanMinute(number, shards, filter);
-    if (!answer.ok()) return answer.status();
-    // What is scanned was in the log before, each event once: where the log did not change and
-    // there are as many, they are the same. Between a commit and Committed they are not.
-    if (answer->rows != before.count || LogDigest(number, shards) != before) continue;
-    answer->digest = before;
-    return answer;
-  }
-  return BusyMinute(number);
 }
 
 absl::Status AggregateView::Repair(const MinuteRef& minute) {

@@ -121,10 +121,10 @@ class AggregateView final : public replica::View {
   // The same while appends, seals and repairs of the minute wait, so that none can get in its way.
   absl::StatusOr<MinuteAnswer> ScanHeld(int64_t number, absl::Span<const uint32_t> shards,
                                         const Filter& filter);
-  // kDataLoss where one of them is not there, or broken.
-  absl::Status AddSealed(int64_t number, absl::Span<const SealedRef> sealed,
-                         absl::Span<const uint32_t> shards, const Filter& filter,
-                         MinuteAnswer& answer);
+  // `leaving` may be null. kDataLoss where one of `sealed` is not there, or broken.
+  absl::Status AddClosed(int64_t number, const SegmentRef& leaving,
+                         absl::Span<const SealedRef> sealed, absl::Span<const uint32_t> shards,
+                         const Filter& filter, MinuteAnswer& answer);
   // As ScanMinute, with its digest.
   absl::StatusOr<MinuteAnswer> ScanSet(int64_t number, absl::Span<const uint32_t> shards,
                                        const Filter& filter);

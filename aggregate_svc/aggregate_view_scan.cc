@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// How the aggregate view is read.
+#include <algorithm>
+
+#include "absl/time/clock.h"
+#include "aggregate_svc/aggregate_view.h"
+#include "aggregate_svc/minute.h"
+
+namespace allezon::aggregate_svc {
+namespace {
+
+// How often a scan begins again because the minute's segments were replaced while it read them.
+// Then it has those who would replace them wait.
+constexpr int kScanAttemptsMax = 5;
+// How often, and how far apart, a scan looks for a moment between two commits to its minute.
+constexpr int kDigestAttemptsMax = 20;
+constexpr absl::Duration kDigestPause = absl::Milliseconds(1);
+// How long a scan waits for a seal that took away what it was to read.
+constexpr absl::Duration kSealWaitMax = absl::Seconds(5);
+
+bool SameSegments(absl::Span<const SealedRef> a, absl::Span<const SealedRef> b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(),
+                    [](const auto& x, const auto& y) { return x.sequence == y.sequence; });
+}
+
+void AddSegment(const Segment& segment, absl::Span<const uint32_t> shards, const Filter& filter,
+                MinuteAnswer& answer) {
+  answer.totals.Add(segment.Scan(shards, filter));
+  answer.rows += segment.RowsOf(shards);
+  const uint32_t oldest = segment.OldestAcceptedS(shards);
+  if (oldest == 0) return;
+  answer.oldest_accepted_s =
+      answer.oldest_accepted_s == 0 ? oldest : std::min(answer.oldest_accepted_s, oldest);
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<MinuteAnswer>> AggregateView::Scan(absl::Span<const uint32_t> shards,
+                                                              int64_t from, int64_t to,
+                                                              const Filter& filter,
+                                                              bool with_digests) {
+  std::vector<MinuteAnswer> answers;
+  for (int64_t number = from; number < to; ++number) {
+    absl::StatusOr<MinuteAnswer> answer =
+        with_digests ? ScanSet(number, shards, filter) : ScanMinute(number, shards, filter);
+    if (!answer.ok()) return answer.status();
+    // After the minute: what is taken in between is noticed.
+    answer->taken_through_s = context_.log->TakenThroughS(number);
+    answers.push_back(*answer);
+  }
+  return answers;
+}
+
+absl::StatusOr<MinuteAnswer> AggregateView::ScanMinute(int64_t number,
+                                                       absl::Span<const uint32_t> shards,
+                                                       const Filter& filter) {
+  for (int attempt = 0; attempt < kScanAttemptsMax; ++attempt) {
+    MinuteAnswer answer;
+    const MinuteRef minute = Find(number);
+    if (minute == nullptr) return answer;
+    SegmentRef leaving;
+    std::vector<SealedRef> sealed;
+    {
+      absl::ReaderMutexLock lock(&minute->mutex);
+      if (!minute->lost.ok()) return minute->lost;
+      leaving = minute->leaving;
+      sealed = minute->sealed;
+      if (minute->open != nullptr) AddSegment(*minute->open, shards, filter, answer);
+    }
+    // What does not change is scanned without the lock.
+    absl::Status status = AddClosed(number, leaving, sealed, shards, filter, answer);
+    if (status.ok()) return answer;
+    if (!absl::IsDataLoss(status)) return status;
+    // A seal takes away what it merges before it says where that went.
+    {
+      absl::ReaderMutexLock lock(&minute->mutex);
+      if (!minute->mutex.AwaitWithTimeout(absl::Condition(minute.get(), &Minute::IsSealed),
+                                          kSealWaitMax)) {
+        break;
+      }
+      if (minute->gone || !SameSegments(minute->sealed, sealed)) continue;
+    }
+    status = Repair(minute);
+    if (!status.ok() && !absl::IsAborted(status)) return status;
+  }
+  return ScanHeld(number, shards, filter);
+}
+
+absl::StatusOr<MinuteAnswer> AggregateView::ScanHeld(int64_t number,
+                                                     absl::Span<const uint32_t> shards,
+                                                     const Filter& filter) {
+  MinuteAnswer answer;
+  const MinuteRef minute = Find(number);
+  if (minute == nullptr) return answer;
+  absl::ReaderMutexLock lock(&minute->mutex);
+  if (!minute->mutex.AwaitWithTimeout(absl::Condition(minute.get(), &Minute::IsSealed),
+                                      kSealWaitMax)) {
+    return BusyMinute(number);
+  }
+  if (!minute->lost.ok()) return minute->lost;
+  if (minute->open != nullptr) AddSegment(*minute->open, shards, filter, answer);
+  absl::Status status = AddClosed(number, minute->leaving, minute->sealed, shards, filter, answer);
+  // Only retention takes segments away now; what is broken is repaired by the next scan.
+  if (absl::IsDataLoss(status)) return BusyMinute(number);
+  if (!status.ok()) return status;
+  return answer;
+}
+
+absl::Status AggregateView::AddClosed(int64_t number, const SegmentRef& leaving,
+                                      absl::Span<const SealedRef> sealed,
+                                      absl::Span<const uint32_t> shards, const Filter& filter,
+                                      MinuteAnswer& answer) {
+  if (leaving != nullptr) AddSegment(*leaving, shards, filter, answer);
+  for (const SealedRef& one : sealed) {
+    const absl::StatusOr<SegmentRef> segment = sealed_.Read(number, one.sequence);
+    if (!segment.ok()) return segment.status();
+    AddSegment(**segment, shards, filter, answer);
+  }
+  return absl::OkStatus();
+}
+
+replica::Digest AggregateView::LogDigest(int64_t number, absl::Span<const uint32_t> shards) const {
+  replica::Digest digest;
+  for (const uint32_t shard : shards) digest.Add(context_.log->BucketDigest(number, shard));
+  return digest;
+}
+
+absl::StatusOr<MinuteAnswer> AggregateView::ScanSet(int64_t number,
+                                                    absl::Span<const uint32_t> shards,
+                                                    const Filter& filter) {
+  for (int attempt = 0; attempt < kDigestAttemptsMax; ++attempt) {
+    if (attempt > 0) absl::SleepFor(kDigestPause);
+    const replica::Digest before = LogDigest(number, shards);
+    absl::StatusOr<MinuteAnswer> answer = ScanMinute(number, shards, filter);
+    if (!answer.ok()) return answer.status();
+    // What is scanned was in the log before, each event once: where the log did not change and
+    // there are as many, they are the same. Between a commit and Committed they are not.
+    if (answer->rows != before.count || LogDigest(number, shards) != before) continue;
+    answer->digest = before;
+    return answer;
+  }
+  return BusyMinute(number);
+}
+
+}  // namespace allezon::aggregate_svc
