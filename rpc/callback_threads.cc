@@ -4,7 +4,10 @@
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
 
+#include <atomic>
 #include <memory>
+
+#include "absl/base/call_once.h"
 
 namespace allezon::rpc {
 namespace {
@@ -28,9 +31,12 @@ std::shared_ptr<grpc::Channel> CalledChannel() {
 }  // namespace
 
 void KeepCallbackThreads() {
-  // Never destroyed.
-  [[maybe_unused]] static const auto& channel =
-      *std::make_unique<std::shared_ptr<grpc::Channel>>(CalledChannel()).release();
+  static absl::once_flag once;
+  // Never destroyed. Atomic, since no compiler drops such a store: a leak checker looks for it.
+  static std::atomic<std::shared_ptr<grpc::Channel>*> channel;
+  absl::call_once(once, [] {
+    channel = std::make_unique<std::shared_ptr<grpc::Channel>>(CalledChannel()).release();
+  });
 }
 
 }  // namespace allezon::rpc
