@@ -65,15 +65,13 @@ grpc::ServerUnaryReactor* ReplicaServiceImpl::Write(grpc::CallbackServerContext*
   if (incoming == nullptr) return reactor;
   const absl::Status status = replicator_.Write(
       incoming, absl::FromChrono(call->deadline()),
-      [reactor, response, incoming](const std::vector<absl::Status>& failures) {
-        if (failures.size() == 1 && incoming->position.size() > 1) {
-          return FinishWithDelay(reactor, failures[0]);  // of the whole write
-        }
+      [reactor, response, incoming](const absl::Status& whole,
+                                    const std::vector<absl::Status>& failures) {
         for (size_t i = 0; i < failures.size(); ++i) {
           if (failures[i].ok()) continue;
           AddFailure(incoming->position[i], failures[i], *response->mutable_failures());
         }
-        reactor->Finish(grpc::Status::OK);
+        FinishWithDelay(reactor, whole);
       });
   if (!status.ok()) FinishWithDelay(reactor, status);
   return reactor;

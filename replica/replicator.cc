@@ -108,7 +108,7 @@ void Replicator::Stop() {
   }
   if (ticks_.joinable()) ticks_.join();
   for (const auto& [id, done] : waiting) {
-    done({absl::UnavailableError("the node is shutting down")});
+    done(absl::UnavailableError("the node is shutting down"), {});
   }
   calls_.Stop();
 }
@@ -182,7 +182,7 @@ void Replicator::Answer(const std::vector<WriteOutcome>& outcomes) {
       done = std::move(found->second);
       waiting_.erase(found);
     }
-    done(outcome.failures);
+    done(absl::OkStatus(), outcome.failures);
   }
 }
 

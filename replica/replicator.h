@@ -29,8 +29,10 @@ namespace allezon::replica {
 
 class Replicator {
  public:
-  // By event; empty where each is durable on a write quorum.
-  using Outcome = std::function<void(const std::vector<absl::Status>& failures)>;
+  // `whole`: of the write, where it says nothing of single events; else `failures` by event, empty
+  // where each is durable on a write quorum.
+  using Outcome =
+      std::function<void(const absl::Status& whole, const std::vector<absl::Status>& failures)>;
   using Stored = std::function<void(const absl::Status&, const v1::ReplicateResponse&)>;
 
   // `channels` (with the placement), `store` and `committer` must outlive it. `retention` is the
