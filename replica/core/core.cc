@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "replica/core/core_peer.h"
 
 namespace allezon::replica {
 namespace {
@@ -15,22 +16,6 @@ constexpr Instant kLateMultiple = 3;
 constexpr Instant kReaderMarginUs = 3 * kTickUs;
 
 }  // namespace
-
-struct Core::Peer {
-  Peer(const CoreOptions& options, uint32_t i) : index(i), lane(options, i) {}
-
-  const uint32_t index;
-  std::vector<ShardId> shared;  // shards that both hold
-  PeerLane lane;
-  bool is_late = false;  // as of the last tick
-  bool polling = false;
-  Instant next_poll = kNever;
-  std::unique_ptr<SyncSession> session;
-  Freshness::Known known;     // when the session began
-  SyncSession::Next put_off;  // what the session wants next, once the rate allows it
-  Instant next_session = kNever;
-  Instant pause_us = 0;  // between sessions about one shard
-};
 
 Core::Core(const CoreOptions& options, const router::Placement& placement,
            const DigestSource& digests, std::vector<bool> joined, bool needs_rows, Instant now)
@@ -189,12 +174,7 @@ void Core::Tick(Instant now, Actions& actions) {
   PumpLanes(now, actions);
   SendPolls(now, actions);
   JoinWhatIsComplete(actions);
-  if (now >= sync_allowed_at_) {
-    for (const std::unique_ptr<Peer>& peer : peers_) {
-      if (peer == nullptr || std::holds_alternative<std::monostate>(peer->put_off)) continue;
-      Do(*peer, std::exchange(peer->put_off, {}), now, actions);
-    }
-  }
+  PullOn(now, actions);
   StartSessions(now, actions);
   if (needs_rows_ && ServesAll(now)) needs_rows_ = false;
 }
@@ -232,139 +212,7 @@ void Core::CallEnded(CallId id, const absl::Status& status, PeerResponse respons
     }
     return;
   }
-  if (peer.session == nullptr) return;
-  if (!status.ok()) return EndSession(peer, true, now);
-  absl::StatusOr<SyncSession::Next> next = peer.session->Answered(std::move(response), now);
-  if (!next.ok()) return EndSession(peer, true, now);
-  const uint64_t bytes = peer.session->TakeBytes();
-  counts_.sync_bytes += bytes;
-  sync_allowed_at_ = std::max(sync_allowed_at_, now) +
-                     static_cast<Instant>(bytes * 1'000'000 / options_.sync_bytes_per_second);
-  Continue(peer, *std::move(next), now, actions);
-}
-
-// --- syncs ---
-
-void Core::SyncNow(absl::Span<const ShardId> shards) {
-  for (const ShardId shard : shards) {
-    if (shard < holds_.size() && holds_[shard]) wanted_next_.push_back(shard);
-  }
-}
-
-std::vector<ShardId> Core::ShardsToPull(const Peer& peer, Instant now) const {
-  std::vector<ShardId> shards;
-  for (const ShardId shard : peer.shared) {
-    if (shards.size() == options_.sync_shards_max) break;
-    const Instant begun = freshness_.SyncBegun(peer.index, shard);
-    const bool rests = begun != kNever && now < begun + peer.pause_us;
-    if (rests || (begun >= wanted_[shard] && !freshness_.NeedsSync(peer.index, shard, now))) {
-      continue;
-    }
-    shards.push_back(shard);
-  }
-  return shards;
-}
-
-void Core::StartSessions(Instant now, Actions& actions) {
-  auto running = static_cast<uint32_t>(
-      std::count_if(peers_.begin(), peers_.end(), [](const std::unique_ptr<Peer>& peer) {
-        return peer != nullptr && peer->session != nullptr;
-      }));
-  for (size_t i = 0; i < peers_.size() && running < options_.sync_sessions_max; ++i) {
-    Peer* peer = peers_[next_peer_++ % peers_.size()].get();
-    if (peer == nullptr || peer->session != nullptr || now < peer->next_session ||
-        !freshness_.Reachable(peer->index)) {
-      continue;
-    }
-    std::vector<ShardId> shards = ShardsToPull(*peer, now);
-    if (shards.empty()) continue;
-    // A silent replica whose writes keep coming in at this peer would have it pulled from all the
-    // time.
-    const bool again = freshness_.MissesSilent(peer->index, shards.front(), now);
-    peer->pause_us = again ? std::clamp(2 * peer->pause_us, options_.sync_pause_min_us,
-                                        options_.sync_pause_max_us)
-                           : options_.sync_pause_min_us;
-    const bool with_rows = needs_rows_ || std::any_of(shards.begin(), shards.end(),
-                                                      [&](ShardId s) { return !joined_[s]; });
-    peer->session = std::make_unique<SyncSession>(placement_.version, options_.self,
-                                                  std::move(shards), with_rows, digests_);
-    peer->known = freshness_.KnownOf(peer->index);
-    ++running;
-    ++counts_.sessions_started;
-    Do(*peer, peer->session->Begin(now), now, actions);
-  }
-}
-
-void Core::Continue(Peer& peer, SyncSession::Next next, Instant now, Actions& actions) {
-  NotePulled(peer);
-  // What was pulled already is stored at once; only asking for more has to wait.
-  if (std::holds_alternative<PeerRequest>(next) && now < sync_allowed_at_) {
-    peer.put_off = std::move(next);
-    return;
-  }
-  Do(peer, std::move(next), now, actions);
-}
-
-void Core::Do(Peer& peer, SyncSession::Next next, Instant now, Actions& actions) {
-  const uint64_t id = next_id_++;
-  if (auto* request = std::get_if<PeerRequest>(&next)) {
-    calls_[id] = {peer.index, now, false};
-    actions.calls.push_back({peer.index, id, options_.sync_timeout_us, std::move(*request)});
-  } else if (auto* storage = std::get_if<StorageRequest>(&next)) {
-    session_storage_[id] = peer.index;
-    actions.storage.push_back({id, std::move(*storage)});
-  } else {
-    EndSession(peer, false, now);
-  }
-}
-
-void Core::StorageEnded(StorageId id, const absl::Status& status, std::string missing, Instant now,
-                        Actions& actions) {
-  if (const auto join = joins_.find(id); join != joins_.end()) {
-    for (const ShardId shard : join->second) {
-      joining_[shard] = false;
-      if (status.ok()) joined_[shard] = true;
-    }
-    joins_.erase(join);
-    return;
-  }
-  const auto found = session_storage_.find(id);
-  if (found == session_storage_.end()) return;
-  Peer& peer = *peers_[found->second];
-  session_storage_.erase(found);
-  if (!status.ok()) return EndSession(peer, true, now);
-  Continue(peer, peer.session->Stored(std::move(missing)), now, actions);
-}
-
-void Core::NotePulled(Peer& peer) {
-  SyncSession& session = *peer.session;
-  for (const ShardId shard : session.TakePulled()) {
-    freshness_.Synced(peer.index, shard, session.begun(), peer.known, session.incarnation(),
-                      session.received());
-  }
-}
-
-void Core::EndSession(Peer& peer, bool failed, Instant now) {
-  counts_.sync_events += peer.session->events();
-  ++(failed ? counts_.sessions_failed : counts_.sessions_ended);
-  if (failed) peer.next_session = now + options_.sync_pause_min_us;
-  peer.session.reset();
-  peer.put_off = {};
-}
-
-void Core::JoinWhatIsComplete(Actions& actions) {
-  RecordJoined record;
-  for (const ShardId shard : shards_) {
-    if (joined_[shard] || joining_[shard] || !freshness_.HoldsAll(shard)) continue;
-    joining_[shard] = true;
-    record.shards.push_back(shard);
-  }
-  if (record.shards.empty()) return;
-  const StorageId id = next_id_++;
-  joins_[id] = record.shards;
-  Actions::Storage& action = actions.storage.emplace_back();
-  action.id = id;
-  action.request.emplace<RecordJoined>(std::move(record));
+  if (peer.session != nullptr) Pulled(peer, status, std::move(response), now, actions);
 }
 
 // --- who may serve ---

@@ -105,10 +105,17 @@ class Core {
   void StopWaitingForTheLate(Instant now, Actions& actions);
   void PumpLanes(Instant now, Actions& actions);
   void SendPolls(Instant now, Actions& actions);
+
+  // Syncs, in core_sync.cc.
   void StartSessions(Instant now, Actions& actions);
   std::vector<ShardId> ShardsToPull(const Peer& peer, Instant now) const;
+  // A call of the peer's session ended.
+  void Pulled(Peer& peer, const absl::Status& status, PeerResponse response, Instant now,
+              Actions& actions);
   // Does what the session wants next, or puts it off while more was pulled than the rate allows.
   void Continue(Peer& peer, SyncSession::Next next, Instant now, Actions& actions);
+  // Does what was put off, where the rate allows it by now.
+  void PullOn(Instant now, Actions& actions);
   void Do(Peer& peer, SyncSession::Next next, Instant now, Actions& actions);
   void NotePulled(Peer& peer);
   void EndSession(Peer& peer, bool failed, Instant now);
