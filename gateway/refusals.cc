@@ -59,6 +59,12 @@ void Refusals::Run() {
     absl::MutexLock lock(&mutex_);
     refused_.insert(refused_.begin(), std::make_move_iterator(looked_at.begin()),
                     std::make_move_iterator(looked_at.end()));
+    // As many again may have come meanwhile.
+    looked_at.clear();
+    while (refused_.size() > kRefusedMax) {
+      looked_at.push_back(std::move(refused_.front()));
+      refused_.pop_front();
+    }
   }
 }
 
