@@ -121,8 +121,10 @@ struct HttpServer::Impl {
   absl::CondVar work;
   std::deque<int> pending ABSL_GUARDED_BY(mutex);  // connections that a thread is to take
   size_t idle_workers ABSL_GUARDED_BY(mutex) = 0;  // or just begun
+  size_t in_hand ABSL_GUARDED_BY(mutex) = 0;       // taken from `pending`, not yet in `live`
   size_t leaving ABSL_GUARDED_BY(mutex) = 0;       // in `live`, told to give way
-  bool ended ABSL_GUARDED_BY(mutex) = false;
+  bool ended ABSL_GUARDED_BY(mutex) = false;       // no connection follows
+  bool cut ABSL_GUARDED_BY(mutex) = false;         // and the grace is over
   absl::flat_hash_set<Live*> live ABSL_GUARDED_BY(mutex);
   std::vector<std::thread> workers ABSL_GUARDED_BY(mutex);
   std::thread acceptor;
@@ -130,7 +132,8 @@ struct HttpServer::Impl {
 
 void HttpServer::Impl::Accept() {
   int64_t logged_s = 0;
-  for (;;) {
+  int left = kBacklog;  // what waits when the server stops; who comes later is not waited for
+  while (!stopping.load() || left-- > 0) {
     const int fd = accept4(listener.fd, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd >= 0) {
       const int on = 1;
@@ -245,6 +248,7 @@ int HttpServer::Impl::Next() {
   if (pending.empty()) return -1;
   const int fd = pending.front();
   pending.pop_front();
+  ++in_hand;
   return fd;
 }
 
@@ -252,7 +256,9 @@ void HttpServer::Impl::Enlist(Live& entry) {
   std::vector<int> refused;
   {
     absl::MutexLock lock(&mutex);
+    --in_hand;
     live.insert(&entry);
+    if (cut) entry.EndAll();
     metrics.connections.Set(static_cast<double>(live.size()));
     refused = MakeRoom();
   }
@@ -357,6 +363,7 @@ void HttpServer::Impl::Stop(milliseconds grace) {
   close(listener.fd);
   close(wake_fd);
   std::vector<std::thread> joined;
+  std::deque<int> refused;
   {
     absl::MutexLock lock(&mutex);
     ended = true;
@@ -366,14 +373,18 @@ void HttpServer::Impl::Stop(milliseconds grace) {
       if (entry->phase() == Phase::kIdle) entry->EndReading();
     }
     const auto drained = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
-      return live.empty() && pending.empty();
+      return live.empty() && pending.empty() && in_hand == 0;
     };
     if (!mutex.AwaitWithTimeout(absl::Condition(&drained), absl::FromChrono(grace))) {
-      rpc::LogWarn("connections are cut off after the grace", {{"connections", live.size()}});
+      rpc::LogWarn("connections are cut off after the grace",
+                   {{"connections", live.size() + pending.size() + in_hand}});
+      cut = true;
       for (Live* entry : live) entry->EndAll();
+      refused.swap(pending);
     }
     joined.swap(workers);
   }
+  for (const int each : refused) Refuse(each);
   for (std::thread& worker : joined) worker.join();
 }
 

@@ -16,8 +16,6 @@
 namespace allezon::gateway {
 namespace {
 
-constexpr int kBacklog = 1024;
-
 absl::Status Failed(const std::string& address, const char* what) {
   return absl::UnavailableError(
       absl::StrCat("cannot listen on ", address, ": ", what, ": ", std::strerror(errno)));

@@ -7,6 +7,9 @@
 
 namespace allezon::gateway {
 
+// Connections that wait to be accepted, at most.
+inline constexpr int kBacklog = 1024;
+
 struct Listener {
   int fd = -1;  // non-blocking; the caller closes it
   int port = 0;

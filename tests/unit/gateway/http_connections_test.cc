@@ -185,6 +185,21 @@ TEST_F(HttpConnectionsTest, StopIsBoundedWhereClientsNeverEnd) {
   server_->Stop(milliseconds(100));
 }
 
+// Its thread has it in hand while the server looks whether any is left.
+TEST_F(HttpConnectionsTest, StopIsBoundedForAConnectionThatHasJustCome) {
+  HttpServerOptions options;
+  options.body_timeout = milliseconds(kPatienceMs);
+  for (int i = 0; i < 200; ++i) {
+    Start(options);
+    Client stuck(port());
+    const std::jthread sender(
+        [&] { stuck.Send("POST /user_tags HTTP/1.1\r\nContent-Length: 100\r\n\r\n{"); });
+    const auto start = std::chrono::steady_clock::now();
+    server_->Stop(milliseconds(10));
+    ASSERT_LT(std::chrono::steady_clock::now() - start, milliseconds(kPatienceMs / 2)) << i;
+  }
+}
+
 TEST_F(HttpConnectionsTest, ATakenPortIsRefused) {
   Start();
   HttpServerOptions options;
