@@ -42,7 +42,8 @@ struct Plan {
 struct ApiOptions {
   IntakeOptions intake;
   absl::Duration query_timeout = absl::Seconds(10);
-  absl::Duration ready_timeout = absl::Milliseconds(1500);
+  // Within what a Kubernetes probe waits by default, 1 s.
+  absl::Duration ready_timeout = absl::Milliseconds(800);
 };
 
 // What the API stands on; all must outlive it.

@@ -134,20 +134,11 @@ int Run() {
       "aggregate", aggregate_channels, router::LaneOptionsFor(aggregate_channels.placement()));
   const auto profile_reader = router::MakeProfileReader(profile_channels);
   const auto aggregate_reader = router::MakeAggregateReader(aggregate_channels);
-  const Backends backends{*profile_writer, *aggregate_writer, *profile_reader, *aggregate_reader,
-                          [&](absl::Time deadline) {
-                            const absl::Status profile = profile_channels.CheckReady(deadline);
-                            const absl::Status aggregate = aggregate_channels.CheckReady(deadline);
-                            if (profile.ok() && aggregate.ok()) return absl::OkStatus();
-                            std::string why;
-                            if (!profile.ok())
-                              absl::StrAppend(&why, "profiles: ", profile.message());
-                            if (!aggregate.ok()) {
-                              absl::StrAppend(&why, why.empty() ? "" : "; ",
-                                              "aggregates: ", aggregate.message());
-                            }
-                            return absl::UnavailableError(why);
-                          }};
+  const Backends backends{
+      *profile_writer, *aggregate_writer, *profile_reader, *aggregate_reader,
+      [&](absl::Time deadline) {
+        return router::CheckReady({&profile_channels, &aggregate_channels}, deadline);
+      }};
   Api api(backends, ApiOptionsFromFlags());
   absl::StatusOr<std::unique_ptr<HttpServer>> server =
       HttpServer::Start(api, HttpOptionsFromFlags());

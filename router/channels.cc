@@ -6,7 +6,9 @@
 
 #include <algorithm>
 #include <functional>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
@@ -49,8 +51,20 @@ std::shared_ptr<grpc::Channel> Connect(const Instance& instance) {
   return grpc::CreateCustomChannel(instance.address, grpc::InsecureChannelCredentials(), arguments);
 }
 
-// The state that the probes of one CheckReady share; it outlives the call where a probe does.
+// What the probes of one check found; it outlives the check where a probe does.
 struct Probes {
+  size_t ShardsUncovered(const Placement& placement) const ABSL_SHARED_LOCKS_REQUIRED(mutex) {
+    return static_cast<size_t>(std::count_if(
+        placement.replicas.begin(), placement.replicas.end(),
+        [this](const std::vector<Replica>& replicas) ABSL_SHARED_LOCKS_REQUIRED(mutex) {
+          return std::none_of(replicas.begin(), replicas.end(),
+                              [this](const Replica& replica) ABSL_SHARED_LOCKS_REQUIRED(mutex) {
+                                return replica.state != ReplicaState::kInitializing &&
+                                       serving[replica.instance];
+                              });
+        }));
+  }
+
   absl::Mutex mutex;
   std::vector<bool> serving ABSL_GUARDED_BY(mutex);
   size_t left ABSL_GUARDED_BY(mutex) = 0;
@@ -128,6 +142,7 @@ struct Channels::Impl {
     if (prober.joinable()) prober.join();
   }
 
+  std::string service;
   std::vector<std::shared_ptr<grpc::Channel>> channels;
   std::vector<std::shared_ptr<Circuit>> circuits;
   absl::Mutex mutex;
@@ -139,12 +154,13 @@ struct Channels::Impl {
 Channels::Channels(Placement placement, std::string_view service)
     : placement_(std::move(placement)), impl_(std::make_unique<Impl>()) {
   rpc::KeepCallbackThreads();  // abandoned calls outlive this
+  impl_->service = service;
   for (const Instance& instance : placement_.instances) {
     impl_->channels.push_back(Connect(instance));
     impl_->circuits.push_back(std::make_shared<Circuit>(
         rpc::MakeGauge("allezon_router_circuit_open",
                        "1 while the instance is the last choice since it gave no sign of life.",
-                       {{"service", std::string(service)}, {"instance", instance.id}})));
+                       {{"service", impl_->service}, {"instance", instance.id}})));
   }
   impl_->prober = std::thread([impl = impl_.get()] { impl->ProbeOpenOnes(); });
 }
@@ -159,7 +175,7 @@ const std::shared_ptr<grpc::Channel>& Channels::To(uint32_t instance) const {
   return impl_->channels[instance];
 }
 
-absl::Status Channels::CheckReady(absl::Time deadline) {
+std::function<absl::Status()> Channels::StartReadyCheck(absl::Time deadline) {
   auto probes = std::make_shared<Probes>();
   const size_t instances = impl_->channels.size();
   {
@@ -176,25 +192,33 @@ absl::Status Channels::CheckReady(absl::Time deadline) {
                  --probes->left;
                });
   }
-  absl::MutexLock lock(&probes->mutex);
-  probes->mutex.AwaitWithDeadline(absl::Condition(
-                                      +[](size_t* left) { return *left == 0; }, &probes->left),
-                                  deadline);
-  const auto unreachable = std::count_if(
-      placement_.replicas.begin(), placement_.replicas.end(),
-      [&](const std::vector<Replica>& replicas) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-        return std::none_of(replicas.begin(), replicas.end(), [&](const Replica& replica) {
-          return replica.state != ReplicaState::kInitializing && probes->serving[replica.instance];
-        });
-      });
-  if (unreachable == 0) return absl::OkStatus();
-  std::string silent;
-  for (size_t i = 0; i < instances; ++i) {
-    if (!probes->serving[i]) absl::StrAppend(&silent, " ", placement_.instances[i].id);
+  return [this, probes = std::move(probes), deadline] {
+    const auto done = [&]() ABSL_SHARED_LOCKS_REQUIRED(probes->mutex) {
+      return probes->left == 0 || probes->ShardsUncovered(placement_) == 0;
+    };
+    absl::MutexLock lock(&probes->mutex);
+    probes->mutex.AwaitWithDeadline(absl::Condition(&done), deadline);
+    const size_t uncovered = probes->ShardsUncovered(placement_);
+    if (uncovered == 0) return absl::OkStatus();
+    std::string silent;
+    for (size_t i = 0; i < probes->serving.size(); ++i) {
+      if (!probes->serving[i]) absl::StrAppend(&silent, " ", placement_.instances[i].id);
+    }
+    return absl::UnavailableError(
+        absl::StrCat(impl_->service, ": ", uncovered, " of ", placement_.shards(),
+                     " shards have no serving replica; not serving:", silent));
+  };
+}
+
+absl::Status CheckReady(absl::Span<Channels* const> services, absl::Time deadline) {
+  std::vector<std::function<absl::Status()>> checks;
+  for (Channels* service : services) checks.push_back(service->StartReadyCheck(deadline));
+  std::string why;
+  for (const auto& check : checks) {
+    const absl::Status ready = check();
+    if (!ready.ok()) absl::StrAppend(&why, why.empty() ? "" : "; ", ready.message());
   }
-  return absl::UnavailableError(
-      absl::StrCat(unreachable, " of ", placement_.shards(),
-                   " shards have no serving replica; not serving:", silent));
+  return why.empty() ? absl::OkStatus() : absl::UnavailableError(why);
 }
 
 }  // namespace allezon::router

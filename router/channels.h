@@ -4,11 +4,13 @@
 // Thread-safe.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string_view>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "router/circuit.h"
 #include "router/placement.h"
 
@@ -36,14 +38,18 @@ class Channels {
   // Shared with calls that outlive it.
   const std::shared_ptr<Circuit>& CircuitOf(uint32_t instance) const;
 
-  // OK when every shard has a replica whose health service says SERVING, asked now; else
-  // kUnavailable that says how many shards have none.
-  absl::Status CheckReady(absl::Time deadline);
+  // Asks the health service of every instance; what it returns waits for the answers, and must be
+  // called while this lives. OK as soon as every shard has a replica that says SERVING; else, once
+  // all have answered or at the deadline, kUnavailable that says how many shards have none.
+  std::function<absl::Status()> StartReadyCheck(absl::Time deadline);
 
  private:
   struct Impl;
   const Placement placement_;
   std::unique_ptr<Impl> impl_;
 };
+
+// Whether all services are ready, asked at once: what hangs in one takes no time from another.
+absl::Status CheckReady(absl::Span<Channels* const> services, absl::Time deadline);
 
 }  // namespace allezon::router

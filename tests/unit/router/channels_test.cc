@@ -1,17 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "router/channels.h"
 
+#include <gmock/gmock.h>
+#include <grpcpp/generic/async_generic_service.h>
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
-#include <gtest/gtest.h>
 
+#include <chrono>
 #include <memory>
+#include <string>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
+#include "rpc/server.h"
 
 namespace allezon::router {
 namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
 
 // Of one instance that nobody listens for.
 std::unique_ptr<Channels> ToNobody() {
@@ -59,6 +68,67 @@ TEST(ChannelsTest, ACallThatOutlivesThemMayDropItsChannelLast) {
     steps.others_are_gone.Notify();
     steps.released.WaitForNotification();
   }
+}
+
+// Takes calls and never answers, as a process that is stopped.
+class Silence final : public grpc::CallbackGenericService {
+ private:
+  class Reactor final : public grpc::ServerGenericBidiReactor {
+    void OnCancel() override { Finish(grpc::Status::CANCELLED); }
+    void OnDone() override { delete this; }
+  };
+  grpc::ServerGenericBidiReactor* CreateReactor(grpc::GenericCallbackServerContext*) override {
+    return new Reactor;
+  }
+};
+
+// One instance that serves, and one that hangs.
+class ReadinessTest : public testing::Test {
+ protected:
+  ReadinessTest() {
+    rpc::ServerOptions options;
+    options.listen = "127.0.0.1:0";
+    auto server = rpc::Server::Start(options);
+    EXPECT_TRUE(server.ok()) << server.status();
+    server_ = *std::move(server);
+    server_->SetServing(true);
+    grpc::ServerBuilder builder;
+    builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &hung_port_);
+    builder.RegisterCallbackGenericService(&silence_);
+    hung_ = builder.BuildAndStart();
+  }
+  ~ReadinessTest() override { hung_->Shutdown(std::chrono::system_clock::now()); }
+
+  std::unique_ptr<Channels> Service(std::string_view name, uint32_t replicas) const {
+    auto placement = MakePlacement({{"serves", absl::StrCat("127.0.0.1:", server_->port()), ""},
+                                    {"hangs", absl::StrCat("127.0.0.1:", hung_port_), ""}},
+                                   8, replicas);
+    return std::make_unique<Channels>(*std::move(placement), name);
+  }
+
+  std::unique_ptr<rpc::Server> server_;
+  Silence silence_;
+  int hung_port_ = 0;
+  std::unique_ptr<grpc::Server> hung_;
+};
+
+TEST_F(ReadinessTest, WhereOthersHaveItsShardsNobodyWaitsForAnInstanceThatHangs) {
+  const auto service = Service("x", 2);
+  const absl::Time start = absl::Now();
+  const absl::Status ready = CheckReady({service.get()}, start + absl::Seconds(60));
+  EXPECT_TRUE(ready.ok()) << ready;
+  EXPECT_LT(absl::Now() - start, absl::Seconds(30));
+}
+
+TEST_F(ReadinessTest, AServiceThatHangsTakesNoTimeFromAnother) {
+  const auto hangs = Service("x", 1);
+  const auto serves = Service("y", 2);
+  const absl::Status ready =
+      CheckReady({hangs.get(), serves.get()}, absl::Now() + absl::Milliseconds(500));
+  EXPECT_TRUE(absl::IsUnavailable(ready));
+  EXPECT_THAT(ready.message(), HasSubstr("x: "));
+  EXPECT_THAT(ready.message(), HasSubstr("not serving: hangs"));
+  EXPECT_THAT(ready.message(), Not(HasSubstr("y: "))) << "it is ready";
 }
 
 }  // namespace

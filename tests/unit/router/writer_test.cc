@@ -262,9 +262,10 @@ TEST_F(WriterTest, ReadinessNamesWhoDoesNotServe) {
   Start(2);
   servers_[0]->SetServing(true);
   const absl::Time deadline = absl::Now() + absl::Seconds(10);
-  EXPECT_TRUE(channels_->CheckReady(deadline).ok()) << "the other replica of each shard serves";
+  EXPECT_TRUE(CheckReady({channels_.get()}, deadline).ok())
+      << "the other replica of each shard serves";
   servers_[0]->SetServing(false);
-  const absl::Status status = channels_->CheckReady(deadline);
+  const absl::Status status = CheckReady({channels_.get()}, deadline);
   EXPECT_TRUE(absl::IsUnavailable(status));
   EXPECT_NE(status.message().find("8 of 8 shards"), std::string::npos) << status;
 }
