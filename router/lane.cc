@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "absl/strings/match.h"
+#include "router/call_status.h"
 #include "rpc/status.h"
 
 namespace allezon::router {
@@ -220,7 +221,7 @@ void Lane::Learn(const Batch& batch, const grpc::Status& status) {
 }
 
 void Lane::GiveBack(Batch& batch, const grpc::Status& status) {
-  const absl::Status whole = rpc::FromGrpc(status);
+  const absl::Status whole = StatusOfCall(status);
   std::vector<absl::Status> outcomes(batch.writes.size(), whole);
   if (status.ok()) {
     for (const v1::WriteFailure& failure : batch.response->failures()) {

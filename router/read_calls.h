@@ -18,6 +18,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "router/call_status.h"
 #include "router/circuit.h"
 #include "rpc/status.h"
 
@@ -72,7 +73,7 @@ class ReadCalls {
                circuit->Failed();
              }
              absl::MutexLock lock(&state->mutex);
-             call->status = rpc::FromGrpc(status);
+             call->status = StatusOfCall(status);
              call->took = absl::Now() - call->sent;
              state->ended.push_back(call.get());
            });

@@ -73,7 +73,7 @@ class TestAggregates final : public v1::AggregateReplicaService::CallbackService
     grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
     ++calls;
     if (fail_next.fetch_sub(1) > 0) {
-      reactor->Finish(rpc::ToGrpc(absl::UnavailableError("not now")));
+      reactor->Finish(rpc::ToGrpc(failure));
       return reactor;
     }
     for (int64_t m = request->from_minute(); m < request->to_minute(); ++m) {
@@ -96,6 +96,7 @@ class TestAggregates final : public v1::AggregateReplicaService::CallbackService
   Holder holder;
   std::atomic<int> calls = 0;
   std::atomic<int> fail_next = 0;
+  absl::Status failure = absl::UnavailableError("not now");  // set while nothing is asked
   std::atomic<uint32_t> taken_through_s = 0;
   std::atomic<uint32_t> oldest_accepted_s = 100;
   std::atomic<bool> drop_a_minute = false;
@@ -132,7 +133,7 @@ class TestProfiles final : public v1::ProfileReplicaService::CallbackService {
     grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
     if (request->for_quorum()) ++quorum_calls;
     if (fail_next.fetch_sub(1) > 0) {
-      reactor->Finish(rpc::ToGrpc(absl::UnavailableError("not now")));
+      reactor->Finish(rpc::ToGrpc(failure));
       return reactor;
     }
     if (request->shard() != ShardOf(request->cookie(), kShards)) {
@@ -160,7 +161,8 @@ class TestProfiles final : public v1::ProfileReplicaService::CallbackService {
   Holder holder;
   std::atomic<int> quorum_calls = 0;
   std::atomic<int> fail_next = 0;
-  std::vector<std::pair<int64_t, std::string>> tags;  // set before the first call
+  absl::Status failure = absl::UnavailableError("not now");  // set while nothing is asked
+  std::vector<std::pair<int64_t, std::string>> tags;         // set before the first call
 };
 
 class ReadersTest : public testing::Test {
@@ -285,6 +287,20 @@ TEST_F(ReadersTest, AProfileIsReadFromAReplicaOfItsShardAndFromTheNextOneWhereTh
     EXPECT_EQ(profile->views, std::vector<std::string_view>{query.cookie + "/view"});
     EXPECT_EQ(profile->buys, std::vector<std::string_view>{"7"});
   }
+}
+
+TEST_F(ReadersTest, WhereOneGoesByAnotherPlacementTheNextOneIsAsked) {
+  Start(2, 2);
+  for (int i = 0; i < 2; ++i) {
+    profiles_[i]->failure = aggregates_[i]->failure = absl::FailedPreconditionError("another");
+    profiles_[i]->fail_next = aggregates_[i]->fail_next = 1'000'000;
+    EXPECT_TRUE(profile_reader_->Read({.cookie = "c"}, absl::Now() + absl::Seconds(20)).ok());
+    ExpectFull(Query());
+    profiles_[i]->fail_next = aggregates_[i]->fail_next = 0;
+  }
+  for (auto& node : aggregates_) node->fail_next = 1'000'000;
+  EXPECT_TRUE(absl::IsUnavailable(Query(absl::Milliseconds(300)).status()))
+      << "not what retention says";
 }
 
 TEST_F(ReadersTest, AProfileThatNobodyHasIsAnErrorInsideTheDeadline) {

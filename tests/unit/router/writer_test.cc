@@ -203,9 +203,19 @@ TEST_F(WriterTest, ARetryHasTheSameEventId) {
 
 TEST_F(WriterTest, WhatNoRetryCanSaveIsNotRetried) {
   Start(1);
-  replicas_[0]->FailNext(1, absl::FailedPreconditionError("another placement"));
-  EXPECT_EQ(WriteOne().code(), absl::StatusCode::kFailedPrecondition);
+  replicas_[0]->FailNext(1, absl::DataLossError("broken"));
+  EXPECT_EQ(WriteOne().code(), absl::StatusCode::kDataLoss);
   EXPECT_EQ(replicas_[0]->batches().size(), 1u);
+}
+
+TEST_F(WriterTest, WhereOneGoesByAnotherPlacementTheNextOneIsAsked) {
+  Start(2, {}, 2);
+  for (auto& replica : replicas_) {
+    replica->FailNext(1, absl::FailedPreconditionError("another placement"));
+  }
+  EXPECT_TRUE(WriteOne().ok());
+  for (auto& replica : replicas_) replica->FailNext(1'000'000, absl::FailedPreconditionError("x"));
+  EXPECT_TRUE(absl::IsUnavailable(WriteOne(absl::Milliseconds(300))));
 }
 
 TEST_F(WriterTest, ANodeThatRefusesConnectionsIsSaidToHaveStoredNothing) {

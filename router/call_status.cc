@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "router/call_status.h"
+
+#include <grpcpp/support/status.h>
+
+#include "rpc/status.h"
+
+namespace allezon::router {
+namespace {
+
+constexpr absl::Duration kRetryDelay = absl::Milliseconds(100);
+
+}  // namespace
+
+absl::Status StatusOfCall(const grpc::Status& status) {
+  const absl::Status said = rpc::FromGrpc(status);
+  switch (said.code()) {
+    case absl::StatusCode::kFailedPrecondition:
+      return rpc::WithRetryDelay(absl::UnavailableError(said.message()), kRetryDelay);
+    case absl::StatusCode::kInvalidArgument:
+      return absl::InternalError(said.message());
+    case absl::StatusCode::kUnknown:
+      return rpc::IsTransportFailure(status) ? absl::UnavailableError(said.message()) : said;
+    default:
+      return said;
+  }
+}
+
+}  // namespace allezon::router

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "absl/status/status.h"
+
+namespace grpc {
+class Status;
+}
+
+namespace allezon::router {
+
+// What the end of a call to a replica means to who routes. A replica that goes by another placement
+// took nothing and knows nothing: kUnavailable with a delay, since others may go by ours. As
+// callers have checked what they were asked, a replica that calls the question wrong is kInternal.
+// A transport that names no reason is kUnavailable.
+absl::Status StatusOfCall(const grpc::Status& status);
+
+}  // namespace allezon::router
