@@ -212,8 +212,8 @@ bool AggregateView::Seal(const MinuteRef& minute) {
     epoch = minute->epoch;
   }
   std::vector<SealedRef> replaced;
-  const absl::StatusOr<SealedRef> stored = sealed_.Replace(
-      minute->number, replaced, MergeWithLast(minute->number, leaving, sealed, replaced));
+  const SegmentRef merged = MergeWithLast(minute->number, leaving, sealed, replaced);
+  const absl::StatusOr<SealedRef> stored = sealed_.Replace(minute->number, replaced, merged);
   bool has_more = false;
   {
     absl::MutexLock lock(&minute->mutex);

@@ -48,8 +48,8 @@ struct MinuteAnswer {
   Totals totals;
   uint32_t taken_through_s = 0;
   uint32_t oldest_accepted_s = 0;
-  uint64_t rows = 0;       // events that were looked at, filters aside
-  replica::Digest digest;  // of the same; only where it was asked for
+  replica::Digest digest;  // of the events that were looked at; only where it was asked for
+  replica::Digest held;    // of all that the minute held here at that moment, for whatever shards
 };
 
 class AggregateView final : public replica::View {

@@ -27,7 +27,6 @@ bool SameSegments(absl::Span<const SealedRef> a, absl::Span<const SealedRef> b) 
 void AddSegment(const Segment& segment, absl::Span<const uint32_t> shards, const Filter& filter,
                 MinuteAnswer& answer) {
   answer.totals.Add(segment.Scan(shards, filter));
-  answer.rows += segment.RowsOf(shards);
   const uint32_t oldest = segment.OldestAcceptedS(shards);
   if (oldest == 0) return;
   answer.oldest_accepted_s =
@@ -66,6 +65,7 @@ absl::StatusOr<MinuteAnswer> AggregateView::ScanMinute(int64_t number,
       if (!minute->lost.ok()) return minute->lost;
       leaving = minute->leaving;
       sealed = minute->sealed;
+      answer.held = minute->digest();
       if (minute->open != nullptr) AddSegment(*minute->open, shards, filter, answer);
     }
     // What does not change is scanned without the lock.
@@ -99,6 +99,7 @@ absl::StatusOr<MinuteAnswer> AggregateView::ScanHeld(int64_t number,
     return BusyMinute(number);
   }
   if (!minute->lost.ok()) return minute->lost;
+  answer.held = minute->digest();
   if (minute->open != nullptr) AddSegment(*minute->open, shards, filter, answer);
   absl::Status status = AddClosed(number, minute->leaving, minute->sealed, shards, filter, answer);
   // Only retention takes segments away now; what is broken is repaired by the next scan.
@@ -134,9 +135,11 @@ absl::StatusOr<MinuteAnswer> AggregateView::ScanSet(int64_t number,
     const replica::Digest before = LogDigest(number, shards);
     absl::StatusOr<MinuteAnswer> answer = ScanMinute(number, shards, filter);
     if (!answer.ok()) return answer.status();
-    // What is scanned was in the log before, each event once: where the log did not change and
-    // there are as many, they are the same. Between a commit and Committed they are not.
-    if (answer->rows != before.count || LogDigest(number, shards) != before) continue;
+    // Between a commit and Committed the log holds another set than what was scanned; where it held
+    // that one, and the shards' part was the same before and after, so was the scan's.
+    if (answer->held != context_.log->MinuteDigest(number) || LogDigest(number, shards) != before) {
+      continue;
+    }
     answer->digest = before;
     return answer;
   }

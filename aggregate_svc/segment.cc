@@ -203,15 +203,6 @@ Totals Segment::Scan(absl::Span<const uint32_t> shards, const Filter& filter) co
   return totals;
 }
 
-uint64_t Segment::RowsOf(absl::Span<const uint32_t> shards) const {
-  uint64_t rows = 0;
-  for (const uint32_t shard : shards) {
-    const auto block = blocks_.find(shard);
-    if (block != blocks_.end()) rows += block->second.action.size();
-  }
-  return rows;
-}
-
 uint32_t Segment::OldestAcceptedS(absl::Span<const uint32_t> shards) const {
   uint32_t oldest = 0;
   for (const uint32_t shard : shards) {

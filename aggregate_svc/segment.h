@@ -77,8 +77,6 @@ class Segment {
 
   // Adds up what matches in `shards`.
   Totals Scan(absl::Span<const uint32_t> shards, const Filter& filter) const;
-  // Events of `shards`.
-  uint64_t RowsOf(absl::Span<const uint32_t> shards) const;
   // The earliest acceptance among the events of `shards`, 0 where there are none.
   uint32_t OldestAcceptedS(absl::Span<const uint32_t> shards) const;
 

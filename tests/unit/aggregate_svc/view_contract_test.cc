@@ -117,6 +117,22 @@ TEST_F(ViewContractTest, BetweenACommitAndItsViewThereIsNoSetToSpeakOf) {
   EXPECT_EQ(Ask(db_, 7).totals.count, 100u);
 }
 
+// As many events, and yet another set: what an idempotency key brought in the place of another.
+TEST_F(ViewContractTest, WhatTookThePlaceOfAnotherIsNoPartOfTheSetBeforeTheViewHasIt) {
+  auto replaced = MakeOwned(7, kShard, v1::ACTION_VIEW, "o", "b", "c", 5);
+  const replica::EventId id = replaced->entry.id;
+  db_.Commit(std::move(replaced));
+  db_.log().Remove(7, id);
+  db_.log().Add(MakeOwned(7, kShard, v1::ACTION_VIEW, "o", "b", "c", 8));
+  const auto answers = db_.view().Scan({kShard}, 7, 8, kViewsOfO, /*with_digests=*/true);
+  EXPECT_EQ(answers.status().code(), absl::StatusCode::kUnavailable);
+  db_.view().Removed({7});
+  const auto after = db_.view().Scan({kShard}, 7, 8, kViewsOfO, /*with_digests=*/true);
+  ASSERT_TRUE(after.ok()) << after.status();
+  EXPECT_EQ((*after)[0].totals.sum_price, 8);
+  EXPECT_EQ((*after)[0].digest, db_.log().BucketDigest(7, kShard));
+}
+
 TEST_F(ViewContractTest, WhatCameAfterTheTakenOnesStays) {
   for (const bool sealed : {true, false}) {
     const int64_t minute = sealed ? 7 : 8;
