@@ -124,6 +124,19 @@ def test_no_request_fails_while_one_node_after_another_is_gone(module_cluster, s
     traffic.check(cluster.http[0])
 
 
+@pytest.mark.parametrize("id_", ["p1", "a1"])
+def test_gateways_are_ready_while_a_node_hangs(module_cluster, gateways, id_):
+    module_cluster.wait_ready()  # and connected
+    module_cluster.pause(id_)
+    try:
+        for gateway in gateways:
+            answer = gateway.request("GET", "/readyz")
+            assert answer.status == 200, answer.body
+    finally:
+        module_cluster.resume(id_)
+        module_cluster.wait_serving(id_)
+
+
 @pytest.mark.parametrize("pair", ENTRIES if not SHORT else ENTRIES[1:2], ids=lambda pair: "+".join(pair))
 def test_a_node_that_comes_back_holds_what_it_missed_once_it_serves(module_cluster, gateways, pair):
     for id_ in pair:
