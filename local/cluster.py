@@ -95,9 +95,9 @@ class Cluster:
                 if not os.access(self.bin_dir / program, os.X_OK):
                     raise ClusterError(f"{self.bin_dir / program} is not there: ./dev build")
             self._choose_ports()
-            _write(self.folder / "settings.json", dataclasses.asdict(self.settings))
             self.entries = self._make_entries()
             self._refuse_taken_ports()
+            _write(self.folder / "settings.json", dataclasses.asdict(self.settings))
             (self.folder / "log").mkdir(exist_ok=True)
             for service in ("profile", "aggregate", "gateways"):
                 for entry in self.entries[service]:
@@ -261,17 +261,22 @@ class Cluster:
 
     def _choose_ports(self) -> None:
         ports = self.settings.ports
-        if self._port:
-            for i in range(self.settings.gateways):
-                ports[f"g{i}"] = self._port + i
         if self._port + self.settings.gateways - 1 > 65535:
             raise ClusterError(f"--port {self._port} is too high")
+        first = self._port or ports.get("g0")
+        for i, name in enumerate(self.settings.ids("gateways")):
+            if self._port or (first and name not in ports and first + i not in ports.values()):
+                ports[name] = first + i
         names = list(self.settings.ids("gateways"))
         for service in ("profile", "aggregate"):
             for id_ in self.settings.ids(service):
                 names += [id_, f"{id_}/metrics"]
         missing = [name for name in names if name not in ports]
         ports.update(zip(missing, free_ports(self.host, len(missing), set(ports.values()))))
+        for name in names:
+            if same := [other for other in names if other != name and ports[other] == ports[name]]:
+                raise ClusterError(f"port {ports[name]} would be that of {name} and {', '.join(same)}: "
+                                   "choose another --port")
 
     def _make_entries(self) -> dict[str, list[dict]]:
         ports, settings = self.settings.ports, self.settings

@@ -24,7 +24,11 @@ SUPERVISOR_TIMEOUT_S = 3 * STOP_TIMEOUT_S
 
 
 def say(line: str = "") -> None:
-    print(line, flush=True)
+    """A cluster goes on, and is stopped, also where nobody is left to read it: a closed pipe or terminal, a full disk."""
+    try:
+        print(line, flush=True)
+    except OSError:
+        pass
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
@@ -84,7 +88,8 @@ def make_cluster(options: argparse.Namespace, note) -> Cluster:
         raise ClusterError(f"--arg {unknown.pop()}=…: it is one of {', '.join(sorted(known))}")
     port = options.port
     if port is None:
-        port = settings.ports.get("g0", GATEWAY_PORT_DEFAULT)
+        # Gateways that had ports keep them.
+        port = 0 if "g0" in settings.ports else GATEWAY_PORT_DEFAULT
     elif not 0 <= port <= 65535:
         raise ClusterError(f"--port {port}: it is 0 to 65535")
     elif port == 0:
@@ -136,9 +141,17 @@ def supervise(running: Cluster) -> None:
                 f"{running.log_tail(id_)}\n"
                 f"--- its argv in cluster.json, started in its cwd, brings it back")
         if dead:
-            for id_, pid in running.adopt():
+            for id_, pid in adopt(running):
                 dead.discard(id_)
                 say(f"{timestamp()} {id_} is back as pid {pid}")
+
+
+def adopt(running: Cluster) -> list[tuple[str, int]]:
+    try:
+        return running.adopt()
+    except OSError as error:  # of writing cluster.json; what runs must not end for it
+        say(f"{timestamp()} cannot note what runs: {error}")
+        return []
 
 
 def timestamp() -> str:

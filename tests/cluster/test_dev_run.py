@@ -139,6 +139,21 @@ def test_ctrl_c_stops_everything_cleanly(folder):
     assert nothing_runs(folder)
 
 
+def test_ctrl_c_stops_everything_also_where_nobody_reads_on(folder):
+    """As ./dev run | tee, which the same Ctrl-C ends."""
+    with subprocess.Popen([str(ROOT / "dev"), "run", "--dir", str(folder), "--port", "0"],
+                          env=ENVIRONMENT, text=True, stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                          start_new_session=True) as run:
+        for line in run.stdout:
+            if line.startswith("Ctrl-C stops it"):
+                break
+        run.stdout.close()
+        os.killpg(run.pid, signal.SIGINT)
+        run.wait(TIMEOUT_S)
+    assert nothing_runs(folder)
+
+
 def test_a_node_that_cannot_start_is_shown_and_everything_stopped(folder):
     code, printed = dev("run", "--dir", folder, "--port", 0, "--arg", "p1=--no_such_flag=1")
     assert code == 1, printed
@@ -150,9 +165,23 @@ def test_a_taken_port_is_refused(folder):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        code, printed = dev("run", "--dir", folder, "--port", other.getsockname()[1])
+        code, printed = dev("run", "--dir", folder, "--profiles", 4, "--port", other.getsockname()[1])
     assert code == 1 and "taken by another process" in printed and "--port" in printed, printed
     assert nothing_runs(folder)
+    # Nothing was stored, so the next one may have another shape.
+    start(folder, "--profiles", 3)
+
+
+def test_ports_are_kept_and_never_given_twice(folder):
+    start(folder, "--gateways", 2)
+    before = {entry["id"]: entry for entry in entries(folder)}
+    assert dev("stop", "--dir", folder)[0] == 0
+    assert dev("run", "--detach", "--dir", folder)[0] == 0
+    assert all(entry["argv"] == before[entry["id"]]["argv"] for entry in entries(folder))
+    assert dev("stop", "--dir", folder)[0] == 0
+    node = split_address(before["p0"]["grpc"])[1]
+    code, printed = dev("run", "--dir", folder, "--port", node)
+    assert code == 1 and f"port {node} would be that of g0 and p0" in printed, printed
 
 
 @pytest.mark.parametrize("options, hint", [
