@@ -34,9 +34,9 @@ bool IsRow(replica::ShardId shard, const v1::ViewRow& row, v1::Tag& scratch) {
 
 absl::Status ProfileView::ReadRows(replica::ShardId shard, std::string_view after_key,
                                    size_t bytes_max, std::vector<v1::ViewRow>* rows,
-                                   bool* has_more) const {
+                                   std::string* last_key) const {
   rows->clear();
-  *has_more = false;
+  last_key->clear();
   const std::string prefix = ShardPrefix(shard);
   if (!after_key.empty() && !after_key.starts_with(prefix)) {
     return absl::InvalidArgumentError(absl::StrCat("no key of shard ", shard, " to read after"));
@@ -55,11 +55,14 @@ absl::Status ProfileView::ReadRows(replica::ShardId shard, std::string_view afte
       context_.db->NewIterator(options, context_.column_family));
   size_t bytes = 0;
   size_t scanned = 0;
+  std::string seen;
   for (it->Seek(first); it->Valid(); it->Next()) {
-    if (bytes >= bytes_max || (!rows->empty() && ++scanned > kPageRowsScannedMax)) {
-      *has_more = true;
+    if (bytes >= bytes_max || scanned == kPageRowsScannedMax) {
+      *last_key = std::move(seen);
       return absl::OkStatus();
     }
+    ++scanned;
+    seen.assign(it->key().data(), it->key().size());
     const auto key = ParseKey(it->key().ToStringView());
     const auto value = ParseValue(it->value().ToStringView());
     if (!key || !value) {

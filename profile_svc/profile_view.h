@@ -24,7 +24,7 @@ class Status;
 
 namespace allezon::profile_svc {
 
-// Rows that a page may look at beyond its first one.
+// Rows that a page may look at.
 inline constexpr size_t kPageRowsScannedMax = 50'000;
 
 // Read and ReadRows are thread-safe between Open and Close; the rest is called as
@@ -45,12 +45,10 @@ class ProfileView final : public replica::View {
   void StageTakeMinute(int64_t, uint32_t, rocksdb::WriteBatch&) override {}
   void MinuteTaken(int64_t, uint32_t) override {}
   // The rows that retention took from the log are those that were accepted up to TakenThroughS of
-  // their minute. A page ends after about `bytes_max` or, where it holds any row, after
-  // kPageRowsScannedMax rows looked at; since the last row of a page is where the next one begins,
-  // a page is never empty while there are rows, however many have to be passed by for the first.
+  // their minute. A page ends after about `bytes_max`, or kPageRowsScannedMax rows looked at.
   // kInvalidArgument: `after_key` is of another shard. kDataLoss, kUnavailable: as Read.
   absl::Status ReadRows(replica::ShardId shard, std::string_view after_key, size_t bytes_max,
-                        std::vector<v1::ViewRow>* rows, bool* has_more) const override;
+                        std::vector<v1::ViewRow>* rows, std::string* last_key) const override;
   absl::Status StageRows(replica::ShardId shard, absl::Span<const v1::ViewRow> rows,
                          rocksdb::WriteBatch& batch) override;
   void Tick() override;

@@ -241,12 +241,10 @@ absl::Status Store::ReadRows(const v1::ReadRowsRequest& request,
   response.Clear();
   if (absl::Status status = CheckRange(request.shard(), {}); !status.ok()) return status;
   std::vector<v1::ViewRow> rows;
-  bool has_more = false;
-  absl::Status status =
-      view_.ReadRows(request.shard(), request.after_key(), kPageBytesMax, &rows, &has_more);
+  absl::Status status = view_.ReadRows(request.shard(), request.after_key(), kPageBytesMax, &rows,
+                                       response.mutable_last_key());
   if (!status.ok()) return status;
   for (v1::ViewRow& row : rows) *response.add_rows() = std::move(row);
-  response.set_has_more(has_more);
   return absl::OkStatus();
 }
 

@@ -99,11 +99,12 @@ class View {
   virtual void MinuteTaken(int64_t minute, uint32_t taken_through_s) = 0;
   // Rows that the view keeps although retention took their events, to hand them to an empty
   // replica: those of the shard with keys after `after_key` (empty: from the first), in order,
-  // about `bytes_max` at most; `has_more` where rows are left. Thread-safe. Views that keep none
-  // have nothing to override.
+  // about `bytes_max` at most. `last_key` is the one after which to go on, empty at the end; the
+  // look at rows is bounded, so there may be none and more to come. Thread-safe. Views that keep
+  // none have nothing to override.
   virtual absl::Status ReadRows(ShardId, std::string_view /*after_key*/, size_t /*bytes_max*/,
-                                std::vector<v1::ViewRow>* /*rows*/, bool* has_more) const {
-    *has_more = false;
+                                std::vector<v1::ViewRow>* /*rows*/, std::string* last_key) const {
+    last_key->clear();
     return absl::OkStatus();
   }
   // Adds such rows to the batch; putting one again changes nothing. kInvalidArgument: no such rows.

@@ -261,10 +261,13 @@ SyncSession::Next SyncSession::AskRows() {
   return PeerRequest(std::move(request));
 }
 
-SyncSession::Next SyncSession::TookRows(v1::ReadRowsResponse& response) {
-  has_more_ = response.has_more() && !response.rows().empty();
-  if (response.rows().empty()) return EndShard();
-  after_ = response.rows().rbegin()->key();
+absl::StatusOr<SyncSession::Next> SyncSession::TookRows(v1::ReadRowsResponse& response) {
+  has_more_ = !response.last_key().empty();
+  if (has_more_ && response.last_key() <= after_) {
+    return absl::InternalError("a peer's rows do not go on");
+  }
+  after_ = std::move(*response.mutable_last_key());
+  if (response.rows().empty()) return has_more_ ? AskRows() : EndShard();
   StoreRows store;
   store.shard = shards_.front();
   store.rows.reserve(response.rows().size());

@@ -38,6 +38,10 @@ class SyncSession {
   absl::StatusOr<Next> Answered(PeerResponse response, Instant now);
   Next Stored(std::string missing);
 
+  // The shard that is being pulled; none before the first and after the last.
+  std::optional<ShardId> pulling() const {
+    return shards_.empty() ? std::nullopt : std::optional<ShardId>(shards_.front());
+  }
   // Shards that have been pulled whole, each returned once.
   std::vector<ShardId> TakePulled();
   // From the first answer about digests; all that was pulled, the peer held at `begun`.
@@ -78,7 +82,7 @@ class SyncSession {
   absl::StatusOr<Next> TookDigests(const v1::ReadDigestsResponse& response);
   Next TookIds(v1::ReadIdsResponse& response);
   Next TookEvents(v1::ReadEventsResponse& response);
-  Next TookRows(v1::ReadRowsResponse& response);
+  absl::StatusOr<Next> TookRows(v1::ReadRowsResponse& response);
 
   const uint64_t placement_version_;
   const uint32_t self_;

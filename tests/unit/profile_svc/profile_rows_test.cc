@@ -23,15 +23,15 @@ class ProfileRowsTest : public ::testing::Test {
                                    std::vector<size_t>* pages = nullptr) {
     std::vector<v1::ViewRow> all;
     std::vector<v1::ViewRow> rows;
-    bool has_more = true;
-    while (has_more) {
-      const std::string after = all.empty() ? "" : all.back().key();
-      const absl::Status status = db_.view().ReadRows(shard, after, bytes_max, &rows, &has_more);
+    std::string last_key;
+    do {
+      const std::string after = last_key;
+      const absl::Status status = db_.view().ReadRows(shard, after, bytes_max, &rows, &last_key);
       EXPECT_TRUE(status.ok()) << status;
       if (pages != nullptr) pages->push_back(rows.size());
-      EXPECT_FALSE(rows.empty() && has_more) << "there would be nothing to go on from";
+      EXPECT_TRUE(last_key.empty() || last_key > after) << "it would not go on";
       all.insert(all.end(), rows.begin(), rows.end());
-    }
+    } while (!last_key.empty());
     return all;
   }
 
@@ -109,7 +109,7 @@ TEST_F(ProfileRowsTest, PagesPutTogetherAreAllRowsAndAnEmptyReplicaReadsTheSame)
   }
 }
 
-TEST_F(ProfileRowsTest, APageEndsAfterABoundedNumberOfRowsButNeverWithNoneToGoOnFrom) {
+TEST_F(ProfileRowsTest, APageEndsAfterABoundedNumberOfRowsAlsoWithNone) {
   std::vector<Row> rows;
   const auto kept = static_cast<uint64_t>(kPageRowsScannedMax + 1'000);
   rows.push_back({.cookie = "c1", .time_ms = 5, .id = 0, .accepted_s = 1});
@@ -124,7 +124,7 @@ TEST_F(ProfileRowsTest, APageEndsAfterABoundedNumberOfRowsButNeverWithNoneToGoOn
   db_.log.taken_through_s = {{0, 1000}};
   std::vector<size_t> pages;
   EXPECT_THAT(Ids(ReadAll(3, 1 << 20, &pages)), ::testing::ElementsAre(0, kept + 1));
-  EXPECT_THAT(pages, ::testing::ElementsAre(1, 1));
+  EXPECT_THAT(pages, ::testing::ElementsAre(1, 0, 1));
 }
 
 TEST_F(ProfileRowsTest, WhatIsNoRowOfTheShardIsRefused) {
@@ -163,11 +163,11 @@ TEST_F(ProfileRowsTest, WhatIsNoRowOfTheShardIsRefused) {
 
 TEST_F(ProfileRowsTest, ReadingAfterAKeyOfAnotherShardOrOverABrokenRowIsAnError) {
   std::vector<v1::ViewRow> rows;
-  bool has_more = false;
-  EXPECT_EQ(db_.view().ReadRows(3, ShardPrefix(4), 1000, &rows, &has_more).code(),
+  std::string last_key;
+  EXPECT_EQ(db_.view().ReadRows(3, ShardPrefix(4), 1000, &rows, &last_key).code(),
             absl::StatusCode::kInvalidArgument);
   ViewInDb::Check(db_.db().Put({}, ShardPrefix(3) + "broken", "abcd"));
-  EXPECT_EQ(db_.view().ReadRows(3, "", 1000, &rows, &has_more).code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(db_.view().ReadRows(3, "", 1000, &rows, &last_key).code(), absl::StatusCode::kDataLoss);
 }
 
 }  // namespace

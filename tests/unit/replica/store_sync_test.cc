@@ -305,7 +305,7 @@ TEST_F(StoreSyncTest, RowsOfAViewThatKeepsNoneAreRefused) {
   v1::ReadRowsResponse response;
   ASSERT_TRUE(store_->ReadRows(request, response).ok());
   EXPECT_EQ(response.rows_size(), 0);
-  EXPECT_FALSE(response.has_more());
+  EXPECT_EQ(response.last_key(), "");
   v1::ViewRow row;
   EXPECT_EQ(store_->PutRows(0, {row}).code(), absl::StatusCode::kInvalidArgument);
   EXPECT_TRUE(store_->PutRows(0, {}).ok());
