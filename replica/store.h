@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
@@ -227,7 +228,7 @@ class Store final : public LogReader, public DigestSource {
                    rocksdb::WriteBatch& batch) const;
 
   // Some minutes that retention allows to take; none while earlier ones wait to be taken.
-  std::vector<Doomed> FindDoomed() const;
+  std::vector<Doomed> FindDoomed();
   // A step towards taking what was found; whether there is more.
   bool TakeDoomed();
   std::vector<Doomed> NextDoomed(bool& more);
@@ -270,6 +271,8 @@ class Store final : public LogReader, public DigestSource {
   BucketIndex buckets_ ABSL_GUARDED_BY(mutex_);
   absl::btree_map<int64_t, uint32_t> taken_through_s_ ABSL_GUARDED_BY(mutex_);
   std::deque<Doomed> doomed_ ABSL_GUARDED_BY(mutex_);
+  // Where the look for such minutes goes on.
+  int64_t look_from_minute_ ABSL_GUARDED_BY(mutex_) = std::numeric_limits<int64_t>::min();
   std::string joined_ ABSL_GUARDED_BY(mutex_);  // a byte a shard, as on disk
   uint32_t complete_as_of_s_ ABSL_GUARDED_BY(mutex_) = 0;
 };

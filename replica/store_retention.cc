@@ -4,6 +4,7 @@
 #include <rocksdb/write_batch.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "replica/store.h"
@@ -21,6 +22,8 @@ constexpr int kMarginDivisor = 24;
 // What is looked up ahead at a time ends with the minute that reaches one of these.
 constexpr size_t kDoomedMinutesMax = 32;
 constexpr uint64_t kDoomedEventsMax = 100'000;
+// And it is looked for in so many minutes at a time, for which commits wait.
+constexpr int kMinutesLookedAtMax = 1'000;
 // What is taken at once ends with the minute by which it has so many idempotency keys.
 constexpr size_t kKeysInStepMax = 1'000;
 
@@ -52,8 +55,7 @@ void Store::LookAhead() {
   }
 }
 
-std::vector<Store::Doomed> Store::FindDoomed() const {
-  const int64_t newest_ms = NewestTimeMs();
+std::vector<Store::Doomed> Store::FindDoomed() {
   const absl::Time oldest_kept = options_.clock() - options_.retention;
   const int64_t oldest_left_s =
       absl::ToUnixSeconds(oldest_kept - options_.retention / kMarginDivisor);
@@ -61,11 +63,21 @@ std::vector<Store::Doomed> Store::FindDoomed() const {
   uint64_t events = 0;
   absl::MutexLock lock(&mutex_);
   // One batch after the other, so that what was found is still so when its turn comes.
-  if (!doomed_.empty()) return found;
-  for (const auto& [minute, shards] : buckets_.minutes()) {
+  const auto& minutes = buckets_.minutes();
+  if (!doomed_.empty() || minutes.empty()) return found;
+  const int64_t newest_ms = minutes.rbegin()->first * router::kMinuteMs;
+  // A replay may leave many minutes that are old and young at once: a part of them at a time.
+  auto at = minutes.lower_bound(look_from_minute_);
+  look_from_minute_ = std::numeric_limits<int64_t>::min();
+  for (int looked_at = 0; at != minutes.end(); ++at, ++looked_at) {
+    const auto& [minute, shards] = *at;
     if ((minute + 1) * router::kMinuteMs >
-            newest_ms - absl::ToInt64Milliseconds(options_.retention) ||
-        found.size() == kDoomedMinutesMax || events >= kDoomedEventsMax) {
+        newest_ms - absl::ToInt64Milliseconds(options_.retention)) {
+      break;
+    }
+    if (looked_at == kMinutesLookedAtMax || found.size() == kDoomedMinutesMax ||
+        events >= kDoomedEventsMax) {
+      look_from_minute_ = minute;
       break;
     }
     Digest digest;

@@ -107,6 +107,26 @@ TEST_F(StoreRetentionTest, MinutesWithManyKeysGoInSteps) {
   EXPECT_EQ(store_->EventCount(), 1'801u) << "all keys are free again";
 }
 
+// As after the replay of an old recording: what was accepted long ago hides behind many minutes
+// that were accepted lately.
+TEST_F(StoreRetentionTest, OldMinutesAreFoundBehindManyThatStay) {
+  const auto now_s = static_cast<uint32_t>(absl::ToUnixSeconds(now_));
+  Entries entries;
+  std::vector<LogEntry> all;
+  for (int64_t minute = 0; minute < 2'500; ++minute) {
+    all.push_back(
+        entries.Add("c", minute * router::kMinuteMs, "", minute == 2'400 ? 1'000 : now_s));
+  }
+  all.push_back(entries.Add("c", 100 * kDayS * 1'000, "", now_s));
+  ASSERT_TRUE(store_->Commit(all).ok());
+  for (int i = 0; i < 3; ++i) MaintainAll(*store_);
+  EXPECT_EQ(store_->EventCount(), 2'500u);
+  EXPECT_NE(store_->TakenThroughS(2'400), 0u);
+  now_ += absl::Hours(72);
+  for (int i = 0; i < 200; ++i) MaintainAll(*store_);
+  EXPECT_EQ(store_->EventCount(), 1u) << "the newest one";
+}
+
 TEST_F(StoreRetentionTest, AMinuteThatThisClockFindsTooYoungIsLeftForLater) {
   Entries entries;
   ASSERT_TRUE(store_->Commit({entries.Add("c", 1, "", 99 * kDayS - 5)}).ok());
