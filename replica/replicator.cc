@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "replica/replicator.h"
 
-#include <chrono>
+#include <ctime>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -21,9 +21,10 @@ constexpr Instant kNotePeriodUs = 30'000'000;
 constexpr Instant kMetricsPeriodUs = 1'000'000;
 
 Instant Now() {
-  return std::chrono::duration_cast<std::chrono::microseconds>(
-             std::chrono::steady_clock::now().time_since_epoch())
-      .count();
+  // Unlike the steady clock it goes on while the machine is suspended.
+  timespec now{};
+  clock_gettime(CLOCK_BOOTTIME, &now);
+  return Instant{now.tv_sec} * 1'000'000 + now.tv_nsec / 1'000;
 }
 
 CoreOptions OptionsOf(const router::Placement& placement, uint32_t self) {
@@ -69,6 +70,7 @@ std::vector<ShardId> ShardsOf(const Incoming& incoming) {
 Replicator::Replicator(router::Channels& channels, uint32_t self, class Store& store,
                        Committer& committer, absl::Duration retention)
     : placement_(channels.placement()),
+      retention_(retention),
       store_(store),
       committer_(committer),
       holds_(placement_.shards()),
@@ -111,6 +113,8 @@ void Replicator::Stop() {
     done(absl::UnavailableError("the node is shutting down"), {});
   }
   calls_.Stop();
+  // They read the store, which is closed next.
+  look_ups_.Stop();
 }
 
 void Replicator::RunTicks() {
@@ -127,6 +131,8 @@ void Replicator::RunTicks() {
     }
     bool serves = false;
     Feed([&](Core& core, Instant now, Actions& actions) {
+      // It may have been cut off, or stopped, for as long.
+      if (!core.ServesAll(now) && NeedsRows(store_, retention_)) core.NeedRows();
       core.Tick(now, actions);
       serves = core.ServesAll(now);
     });

@@ -80,6 +80,7 @@ class Replicator {
   void UpdateMetrics(Instant now);
 
   const router::Placement& placement_;
+  const absl::Duration retention_;
   class Store& store_;
   Committer& committer_;
   std::vector<bool> holds_;

@@ -11,17 +11,21 @@ BlockingCalls::BlockingCalls(int threads, size_t calls_queued_max)
   for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { Work(); });
 }
 
-BlockingCalls::~BlockingCalls() {
+BlockingCalls::~BlockingCalls() { Stop(); }
+
+void BlockingCalls::Stop() {
   {
     absl::MutexLock lock(&mutex_);
     stopping_ = true;
   }
-  for (std::thread& thread : threads_) thread.join();
+  for (std::thread& thread : threads_) {
+    if (thread.joinable()) thread.join();
+  }
 }
 
 bool BlockingCalls::Run(std::function<void()> call) {
   absl::MutexLock lock(&mutex_);
-  if (queue_.size() >= calls_queued_max_) return false;
+  if (stopping_ || queue_.size() >= calls_queued_max_) return false;
   queue_.push_back(std::move(call));
   return true;
 }

@@ -20,10 +20,12 @@ class BlockingCalls {
  public:
   // At most `calls_queued_max` calls wait for one of `threads` threads.
   BlockingCalls(int threads, size_t calls_queued_max);
-  // Runs what is queued, then joins.
+  // Stops.
   ~BlockingCalls();
 
-  // False, and `call` is dropped, where the queue is full.
+  // Runs what is queued, then joins. Not to be called by one of the calls. Idempotent.
+  void Stop();
+  // False, and `call` is dropped, where the queue is full, or after Stop.
   bool Run(std::function<void()> call);
 
  private:
@@ -33,7 +35,7 @@ class BlockingCalls {
   absl::Mutex mutex_;
   std::deque<std::function<void()>> queue_ ABSL_GUARDED_BY(mutex_);
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
-  std::vector<std::thread> threads_;  // joined by the destructor
+  std::vector<std::thread> threads_;  // joined by Stop
 };
 
 }  // namespace allezon::rpc

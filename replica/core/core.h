@@ -78,6 +78,9 @@ class Core {
   // An operation of Actions::storage ended. `missing` is FindMissing's answer.
   void StorageEnded(StorageId id, const absl::Status& status, std::string missing, Instant now,
                     Actions& actions);
+  // This node was away for longer than logs reach back: syncs bring the views' rows too, until it
+  // serves everything again. Call before the first tick that finds it so.
+  void NeedRows() { needs_rows_ = true; }
   // Pull these shards from every other replica at the next tick.
   void SyncNow(absl::Span<const ShardId> shards);
 

@@ -27,5 +27,16 @@ TEST(BlockingCallsTest, RunsWhatItTookAndRefusesTheRest) {
   EXPECT_EQ(ran, taken);
 }
 
+TEST(BlockingCallsTest, AfterStopNothingRuns) {
+  int ran = 0;
+  BlockingCalls calls(1, 2);
+  EXPECT_TRUE(calls.Run([&] { ++ran; }));
+  calls.Stop();
+  EXPECT_EQ(ran, 1) << "what it had taken";
+  EXPECT_FALSE(calls.Run([&] { ++ran; }));
+  calls.Stop();
+  EXPECT_EQ(ran, 1);
+}
+
 }  // namespace
 }  // namespace allezon::rpc
