@@ -23,6 +23,8 @@ struct Core::Peer {
   std::unique_ptr<SyncSession> session;
   Freshness::Known known;     // when the session began
   SyncSession::Next put_off;  // what the session wants next, once the rate allows it
+  // Whose pull failed, the longest ago first: each is pulled alone, once no other is to be.
+  std::vector<ShardId> failed;
   Instant next_session = kNever;
   Instant pause_us = 0;  // between sessions about one shard
 };

@@ -16,16 +16,21 @@ void Core::SyncNow(absl::Span<const ShardId> shards) {
 }
 
 std::vector<ShardId> Core::ShardsToPull(const Peer& peer, Instant now) const {
+  const auto is_due = [&](ShardId shard) {
+    const Instant begun = freshness_.SyncBegun(peer.index, shard);
+    const bool rests = begun != kNever && now < begun + peer.pause_us;
+    return !rests && (begun < wanted_[shard] || freshness_.NeedsSync(peer.index, shard, now));
+  };
   std::vector<ShardId> shards;
   for (const ShardId shard : peer.shared) {
     if (shards.size() == options_.sync_shards_max) break;
-    const Instant begun = freshness_.SyncBegun(peer.index, shard);
-    const bool rests = begun != kNever && now < begun + peer.pause_us;
-    if (rests || (begun >= wanted_[shard] && !freshness_.NeedsSync(peer.index, shard, now))) {
-      continue;
-    }
-    shards.push_back(shard);
+    const bool has_failed =
+        std::find(peer.failed.begin(), peer.failed.end(), shard) != peer.failed.end();
+    if (!has_failed && is_due(shard)) shards.push_back(shard);
   }
+  if (!shards.empty()) return shards;
+  const auto alone = std::find_if(peer.failed.begin(), peer.failed.end(), is_due);
+  if (alone != peer.failed.end()) shards.push_back(*alone);
   return shards;
 }
 
@@ -123,6 +128,7 @@ void Core::StorageEnded(StorageId id, const absl::Status& status, std::string mi
 void Core::NotePulled(Peer& peer) {
   SyncSession& session = *peer.session;
   for (const ShardId shard : session.TakePulled()) {
+    std::erase(peer.failed, shard);
     freshness_.Synced(peer.index, shard, session.begun(), peer.known, session.incarnation(),
                       session.received());
   }
@@ -131,7 +137,13 @@ void Core::NotePulled(Peer& peer) {
 void Core::EndSession(Peer& peer, bool failed, Instant now) {
   counts_.sync_events += peer.session->events();
   ++(failed ? counts_.sessions_failed : counts_.sessions_ended);
-  if (failed) peer.next_session = now + options_.sync_pause_min_us;
+  if (failed) {
+    peer.next_session = now + options_.sync_pause_min_us;
+    if (const std::optional<ShardId> shard = peer.session->pulling()) {
+      std::erase(peer.failed, *shard);
+      peer.failed.push_back(*shard);
+    }
+  }
   peer.session.reset();
   peer.put_off = {};
 }

@@ -5,8 +5,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
 #include <memory>
+#include <set>
 
 #include "absl/strings/str_cat.h"
 
@@ -108,6 +110,102 @@ TEST_F(CoreTest, AndNotForLongWhereThatOneIsSlowerThanTheOthers) {
 TEST_F(CoreTest, AndNotWhereTheDeadlineIsNear) {
   Write(1, 30'000, 0);
   EXPECT_EQ(Taken(other_, 1'000).size(), 1u);
+}
+
+// Three full replicas of more shards than one session pulls.
+class CoreSyncTest : public testing::Test {
+ protected:
+  CoreSyncTest() {
+    std::vector<router::Instance> instances;
+    for (int i = 0; i < 3; ++i) {
+      instances.push_back({absl::StrCat("n", i), absl::StrCat("core:", i + 1), ""});
+    }
+    placement_ = *router::MakePlacement(std::move(instances), kShards, 3);
+    options_.write_quorum = 2;
+    core_ = std::make_unique<Core>(options_, placement_, digests_, std::vector<bool>(kShards, true),
+                                   /*needs_rows=*/false, 0);
+    Tick();
+  }
+
+  // Polls are answered; of the other calls, those to peer 1 are returned.
+  std::vector<Actions::Call> Tick() {
+    now_ += options_.sync_pause_min_us;
+    Actions actions;
+    core_->Tick(now_, actions);
+    std::vector<Actions::Call> calls;
+    for (Actions::Call& call : actions.calls) {
+      if (std::holds_alternative<v1::PollRequest>(call.request)) {
+        v1::PollResponse answer;
+        answer.set_incarnation(1);
+        answer.set_lane_session(1);
+        answer.mutable_received()->Resize(3, 0);
+        Actions none;
+        core_->CallEnded(call.id, absl::OkStatus(), std::move(answer), now_, none);
+      } else if (call.peer == 1) {
+        calls.push_back(std::move(call));
+      }
+    }
+    return calls;
+  }
+  // What follows is put off to the next tick, since the rate of pulling is bounded.
+  void End(CallId id, const absl::Status& status, PeerResponse response) {
+    Actions actions;
+    core_->CallEnded(id, status, std::move(response), now_, actions);
+    EXPECT_TRUE(actions.empty());
+  }
+  static std::vector<ShardId> ShardsOf(const Actions::Call& call) {
+    const auto& shards = std::get<v1::ReadDigestsRequest>(call.request).shards();
+    return {shards.begin(), shards.end()};
+  }
+  // Of shards that the core has nothing of; the peer has one event in each, or nothing either.
+  static v1::ReadDigestsResponse DigestsOf(const std::vector<ShardId>& shards, uint64_t count) {
+    v1::ReadDigestsResponse response;
+    response.set_incarnation(1);
+    response.mutable_received()->Resize(3, 0);
+    for (const ShardId shard : shards) {
+      v1::SetDigest& digest = *response.add_digests();
+      digest.set_shard(shard);
+      digest.set_count(count);
+    }
+    return response;
+  }
+
+  static constexpr uint32_t kShards = 20;
+  NoDigests digests_;
+  router::Placement placement_;
+  CoreOptions options_;
+  Instant now_ = 0;
+  std::unique_ptr<Core> core_;
+};
+
+TEST_F(CoreSyncTest, WhoWasAwayForLongerThanLogsReachBackPullsRowsToo) {
+  core_->NeedRows();
+  const auto calls = Tick();
+  ASSERT_EQ(calls.size(), 1u);
+  EXPECT_TRUE(std::holds_alternative<v1::ReadTakenRequest>(calls[0].request));
+}
+
+TEST_F(CoreSyncTest, AShardWhosePullFailsIsPulledAloneAfterTheOthers) {
+  auto calls = Tick();
+  ASSERT_EQ(calls.size(), 1u);
+  ASSERT_EQ(ShardsOf(calls[0]).size(), options_.sync_shards_max);
+  End(calls[0].id, absl::OkStatus(), DigestsOf(ShardsOf(calls[0]), 1));
+  calls = Tick();
+  ASSERT_EQ(calls.size(), 1u) << "asks for the hours of the first one";
+  const std::vector<ShardId> broken = ShardsOf(calls[0]);
+  ASSERT_EQ(broken.size(), 1u);
+  End(calls[0].id, absl::DataLossError("a block cannot be read"), v1::ReadDigestsResponse());
+  std::set<ShardId> others;
+  while (true) {
+    calls = Tick();
+    ASSERT_EQ(calls.size(), 1u);
+    const std::vector<ShardId> asked = ShardsOf(calls[0]);
+    if (asked == broken) break;
+    others.insert(asked.begin(), asked.end());
+    EXPECT_EQ(std::count(asked.begin(), asked.end(), broken[0]), 0);
+    End(calls[0].id, absl::OkStatus(), DigestsOf(asked, 0));
+  }
+  EXPECT_EQ(others.size(), kShards - 1);
 }
 
 }  // namespace
