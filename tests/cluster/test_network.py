@@ -1,20 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real cuts between real processes, each in a network namespace of its own, under load with every answer compared."""
 
+import signal
 import subprocess
 import sys
 import time
 
 import pytest
 
+from api import MINUTE_MS, Gateway, make_tag, unique, unique_minute
 from faults import check_replicas
 from load import Load, short
 from network import Network, NoNetwork
-from running import ROOT, SHORT, TIME_SCALE, wait_until
+from replicas import Replica
+from running import READY_TIMEOUT_S, ROOT, SHORT, TIME_SCALE, wait_until
 
 IDS = ["g0", "g1", "p0", "p1", "p2", "a0", "a1", "a2"]
 # Longer than a replica may lag behind what it vouches for (5 s), so that one that is cut off must notice.
 CUT_S = 7
+RETENTION_S = 8
 
 # Asks a node from within its own namespace, in a process: threads of gRPC stay in the one that they began in.
 ASK_HEALTH = f"""
@@ -86,6 +90,30 @@ def test_a_node_that_is_cut_off_stops_serving_by_itself_and_is_back_once_it_can_
     wait_until(lambda: not serving_by_itself(network, cluster, id_), 30 * TIME_SCALE, f"{id_} notices that it is alone")
     network.heal()
     cluster.wait_serving()
+
+
+def test_a_node_that_was_cut_off_for_longer_than_logs_reach_back_has_the_profiles_again(network, fresh_cluster):
+    """What it missed is in no log any more, nor in the memory of who would have sent it: only in rows of its peers."""
+    cluster = fresh_cluster(hosts=network.hosts, prefixes=network.prefixes,
+                            extra_args={"profile": [f"--retention_s={RETENTION_S}"]})
+    gateway = Gateway(cluster.http[0])
+    network.unplug("p1")
+    start_ms = unique_minute()
+    tags = [make_tag(ms=start_ms + i) for i in range(10)]
+    for tag in [*tags, make_tag(ms=start_ms + 10 * RETENTION_S * 1000 + MINUTE_MS)]:
+        key = unique("key")
+        wait_until(lambda: gateway.post_tag(tag, Idempotency_Key=key).status == 204, READY_TIMEOUT_S, "a tag is accepted")
+    for id_ in ("p0", "p2"):
+        cluster.kill(id_, signal.SIGTERM)
+        cluster.restart(id_)
+        cluster.wait_serving(id_)
+    for id_ in ("p0", "p2"):
+        wait_until(lambda: cluster.events_or_none(id_) == 1, READY_TIMEOUT_S, f"retention has come to {id_}")
+    network.heal()
+    cluster.wait_serving("p1")
+    for tag in tags:
+        view, = Replica(cluster, "p1").profile(tag["cookie"])["views"]
+        assert view.cookie == tag["cookie"]
 
 
 def answers_right_under_load(network, cluster, **flags):
