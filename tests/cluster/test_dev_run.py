@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """./dev run and ./dev stop, as a person at a terminal uses them."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -57,6 +58,18 @@ def start(folder, *options):
     code, printed = dev("run", "--detach", "--dir", folder, "--port", 0, *options)
     assert code == 0, printed
     return printed
+
+
+@contextlib.contextmanager
+def foreground(folder, stderr):
+    """./dev run in a session of its own, once it has said how to stop it."""
+    with subprocess.Popen([str(ROOT / "dev"), "run", "--dir", str(folder), "--port", "0"],
+                          env=ENVIRONMENT, text=True, stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=stderr, start_new_session=True) as run:
+        for line in run.stdout:
+            if line.startswith("Ctrl-C stops it"):
+                break
+        yield run
 
 
 def test_a_detached_cluster_lists_what_runs_and_is_stopped(folder):
@@ -125,13 +138,7 @@ def test_a_node_that_dies_is_noted_and_its_argv_brings_it_back(folder):
 
 
 def test_ctrl_c_stops_everything_cleanly(folder):
-    with subprocess.Popen([str(ROOT / "dev"), "run", "--dir", str(folder), "--port", "0"],
-                          env=ENVIRONMENT, text=True, stdin=subprocess.DEVNULL,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          start_new_session=True) as run:
-        for line in run.stdout:
-            if line.startswith("Ctrl-C stops it"):
-                break
+    with foreground(folder, stderr=subprocess.STDOUT) as run:
         os.killpg(run.pid, signal.SIGINT)  # as a terminal does
         printed = run.stdout.read()
         assert run.wait(TIMEOUT_S) == 0, printed
@@ -141,13 +148,7 @@ def test_ctrl_c_stops_everything_cleanly(folder):
 
 def test_ctrl_c_stops_everything_also_where_nobody_reads_on(folder):
     """As ./dev run | tee, which the same Ctrl-C ends."""
-    with subprocess.Popen([str(ROOT / "dev"), "run", "--dir", str(folder), "--port", "0"],
-                          env=ENVIRONMENT, text=True, stdin=subprocess.DEVNULL,
-                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                          start_new_session=True) as run:
-        for line in run.stdout:
-            if line.startswith("Ctrl-C stops it"):
-                break
+    with foreground(folder, stderr=subprocess.DEVNULL) as run:
         run.stdout.close()
         os.killpg(run.pid, signal.SIGINT)
         run.wait(TIMEOUT_S)

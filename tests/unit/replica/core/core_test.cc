@@ -22,15 +22,19 @@ class NoDigests final : public DigestSource {
   Digest MinuteDigest(ShardId, int64_t) const override { return {}; }
 };
 
+router::Placement ThreeFullReplicas(uint32_t shards) {
+  std::vector<router::Instance> instances;
+  for (int i = 0; i < 3; ++i) {
+    instances.push_back({absl::StrCat("n", i), absl::StrCat("core:", i + 1), ""});
+  }
+  return *router::MakePlacement(std::move(instances), shards, 3);
+}
+
 // Three full replicas; the core is the one that is in the middle of the order of shard 0.
 class CoreTest : public testing::Test {
  protected:
   CoreTest() {
-    std::vector<router::Instance> instances;
-    for (int i = 0; i < 3; ++i) {
-      instances.push_back({absl::StrCat("n", i), absl::StrCat("core:", i + 1), ""});
-    }
-    placement_ = *router::MakePlacement(std::move(instances), 1, 3);
+    placement_ = ThreeFullReplicas(1);
     reader_ = placement_.replicas[0][0].instance;
     other_ = placement_.replicas[0][2].instance;
     options_.self = placement_.replicas[0][1].instance;
@@ -116,11 +120,7 @@ TEST_F(CoreTest, AndNotWhereTheDeadlineIsNear) {
 class CoreSyncTest : public testing::Test {
  protected:
   CoreSyncTest() {
-    std::vector<router::Instance> instances;
-    for (int i = 0; i < 3; ++i) {
-      instances.push_back({absl::StrCat("n", i), absl::StrCat("core:", i + 1), ""});
-    }
-    placement_ = *router::MakePlacement(std::move(instances), kShards, 3);
+    placement_ = ThreeFullReplicas(kShards);
     options_.write_quorum = 2;
     core_ = std::make_unique<Core>(options_, placement_, digests_, std::vector<bool>(kShards, true),
                                    /*needs_rows=*/false, 0);
