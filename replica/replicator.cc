@@ -131,7 +131,7 @@ void Replicator::RunTicks() {
     bool serves = false;
     Feed([&](Core& core, Instant now, Actions& actions) {
       // It may have been cut off, or stopped, for as long.
-      if (!core.ServesAll(now) && NeedsRows(store_, retention_)) core.NeedRows();
+      if (NeedsRows(store_, retention_) && !core.ServesAll(now)) core.NeedRows();
       core.Tick(now, actions);
       serves = core.ServesAll(now);
     });

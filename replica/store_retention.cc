@@ -62,8 +62,8 @@ std::vector<Store::Doomed> Store::FindDoomed() {
   std::vector<Doomed> found;
   uint64_t events = 0;
   absl::MutexLock lock(&mutex_);
-  // One batch after the other, so that what was found is still so when its turn comes.
   const auto& minutes = buckets_.minutes();
+  // One batch after the other, so that what was found is still so when its turn comes.
   if (!doomed_.empty() || minutes.empty()) return found;
   const int64_t newest_ms = minutes.rbegin()->first * router::kMinuteMs;
   // A replay may leave many minutes that are old and young at once: a part of them at a time.
