@@ -6,6 +6,7 @@
 #include <rocksdb/write_batch.h>
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <utility>
 
@@ -32,6 +33,29 @@ struct Meters {
 Meters& TheMeters() {
   static Meters meters;
   return meters;
+}
+
+replica::Digest OneEvent(const replica::LogEntry& entry) {
+  replica::Digest digest;
+  digest.Add(router::AsBytes(entry.id), entry.tag);
+  return digest;
+}
+
+// Of `removed`, those whose successors in `added` are of another minute.
+std::vector<Moves::Move> MovesOf(absl::Span<const replica::LogEntry> added,
+                                 absl::Span<const replica::LogEntry> removed) {
+  std::vector<Moves::Move> moves;
+  if (removed.empty()) return moves;
+  std::map<replica::EventId, int64_t> minutes;
+  for (const replica::LogEntry& entry : added) {
+    if (router::IsKeyed(router::AsBytes(entry.id))) minutes[entry.id] = entry.minute;
+  }
+  for (const replica::LogEntry& entry : removed) {
+    const auto found = minutes.find(entry.id);
+    if (found == minutes.end() || found->second == entry.minute) continue;
+    moves.push_back({entry.minute, found->second});
+  }
+  return moves;
 }
 
 }  // namespace
@@ -81,14 +105,17 @@ absl::Status AggregateView::Open(const replica::ViewContext& context) {
       if (!segment.ok()) return segment.status();
       // Stored at once instead of being kept, so that a start-up needs no memory for what nobody
       // asks for.
-      absl::StatusOr<SealedRef> stored = sealed_.Replace(number, sealed, *std::move(segment));
+      absl::StatusOr<SealedRef> stored =
+          sealed_.Replace(number, sealed, *std::move(segment), kPlus);
       if (!stored.ok()) return stored.status();
       sealed = {*stored};
       TheMeters().rebuilt.Increment();
       ++rebuilt;
     }
     absl::MutexLock minute_lock(&minute->mutex);
-    minute->sealed = std::move(sealed);
+    for (SealedRef& one : sealed) {
+      minute->sides[one.sign()].closed.sealed.push_back(std::move(one));
+    }
     absl::MutexLock lock(&mutex_);
     minutes_[number] = minute;
   }
@@ -126,33 +153,55 @@ size_t AggregateView::resident_minutes() const {
   return minutes_.size();
 }
 
-void AggregateView::Committed(absl::Span<const replica::LogEntry> entries) {
-  std::map<int64_t, std::vector<const replica::LogEntry*>> by_minute;
-  for (const replica::LogEntry& entry : entries) by_minute[entry.minute].push_back(&entry);
-  for (const auto& [minute, some] : by_minute) Append(minute, some);
+void AggregateView::Committed(absl::Span<const replica::LogEntry> added,
+                              absl::Span<const replica::LogEntry> removed) {
+  std::map<int64_t, Change> changes;
+  for (const replica::LogEntry& entry : added) changes[entry.minute].added.push_back(&entry);
+  for (const replica::LogEntry& entry : removed) changes[entry.minute].removed.push_back(&entry);
+  const std::vector<Moves::Move> moves = MovesOf(added, removed);
+  if (!moves.empty()) moves_.Begin(moves);
+  for (const auto& [minute, change] : changes) Apply(minute, change);
+  if (!moves.empty()) moves_.End();
   EnforceBound();
 }
 
-void AggregateView::Append(int64_t number, absl::Span<const replica::LogEntry* const> entries) {
+void AggregateView::Apply(int64_t number, const Change& change) {
   while (true) {
     const MinuteRef minute = FindOrMake(number);
-    if (const std::optional<uint64_t> rows = AppendTo(*minute, entries)) {
-      return NoteWritten(minute, *rows > kSegmentRowsMax ? absl::InfinitePast() : absl::Now());
+    switch (ApplyTo(*minute, change)) {
+      case Applied::kDone:
+        return NoteWritten(minute, absl::Now());
+      case Applied::kFull:
+        return NoteWritten(minute, absl::InfinitePast());
+      case Applied::kEmptied:
+        return Erase(minute);
+      case Applied::kGone:
+        Erase(minute);
     }
-    Erase(minute);
   }
 }
 
-std::optional<uint64_t> AggregateView::AppendTo(
-    Minute& minute, absl::Span<const replica::LogEntry* const> entries) {
+AggregateView::Applied AggregateView::ApplyTo(Minute& minute, const Change& change) {
   absl::MutexLock lock(&minute.mutex);
-  if (minute.gone) return std::nullopt;
-  if (!minute.lost.ok()) return 0;
+  if (minute.gone) return Applied::kGone;
+  if (!minute.lost.ok()) return Applied::kDone;
   const size_t before = minute.open_bytes();
-  if (minute.open == nullptr) minute.open = std::make_unique<Segment>();
-  for (const replica::LogEntry* entry : entries) minute.open->Append(*entry);
+  uint64_t rows = 0;
+  for (const Sign sign : {kPlus, kMinus}) {
+    std::unique_ptr<Segment>& open = minute.sides[sign].open;
+    const auto& entries = sign == kPlus ? change.added : change.removed;
+    if (open == nullptr && !entries.empty()) open = std::make_unique<Segment>();
+    for (const replica::LogEntry* entry : entries) open->Append(*entry);
+    if (open != nullptr) rows = std::max(rows, open->digest().count);
+  }
   open_bytes_.fetch_add(minute.open_bytes() - before, std::memory_order_relaxed);
-  return minute.open->digest().count;
+  if (!change.removed.empty() && minute.digest() == replica::Digest()) {
+    // The last of what it held has made way.
+    Clear(minute);
+    minute.gone = true;
+    return Applied::kEmptied;
+  }
+  return rows > kSegmentRowsMax ? Applied::kFull : Applied::kDone;
 }
 
 void AggregateView::NoteWritten(const MinuteRef& minute, absl::Time last_append) {
@@ -183,6 +232,8 @@ SegmentRef AggregateView::MergeWithLast(int64_t number, SegmentRef segment,
     const uint64_t rows = segment->digest().count;
     const uint64_t last_rows = sealed.back().digest.count;
     if (last_rows > kMergeRatio * rows || last_rows + rows > kSegmentRowsMax) break;
+    // Its digest without them is not known.
+    if (!sealed.back().dropped.empty()) break;
     const absl::StatusOr<SegmentRef> last = sealed_.Read(number, sealed.back().sequence);
     // Who asks for it will have it repaired.
     if (!last.ok()) break;
@@ -197,42 +248,84 @@ SegmentRef AggregateView::MergeWithLast(int64_t number, SegmentRef segment,
   return segment;
 }
 
+struct AggregateView::Sealing {
+  Closed from;  // as it was at the beginning; without what is merged
+  std::vector<SealedRef> replaced;
+  std::optional<SealedRef> stored;  // none where nothing was left to store
+  replica::Digest erased;           // of what was dropped before
+  absl::Status status;
+};
+
+void AggregateView::StoreLeaving(int64_t number, Sign sign, Sealing& sealing) {
+  SegmentRef segment = sealing.from.leaving;
+  if (!sealing.from.leaving_dropped.empty()) {
+    auto rest = std::make_shared<Segment>(*segment);
+    for (const uint32_t shard : sealing.from.leaving_dropped) {
+      sealing.erased.Add(rest->Erase(shard));
+    }
+    if (rest->is_empty()) return;
+    segment = std::move(rest);
+  }
+  segment = MergeWithLast(number, std::move(segment), sealing.from.sealed, sealing.replaced);
+  absl::StatusOr<SealedRef> stored =
+      sealed_.Replace(number, sealing.replaced, std::move(segment), sign);
+  sealing.status = stored.status();
+  if (stored.ok()) sealing.stored = *std::move(stored);
+}
+
 bool AggregateView::Seal(const MinuteRef& minute) {
-  SegmentRef leaving;
-  std::vector<SealedRef> sealed;
+  std::array<Sealing, 2> sealings;
   uint64_t epoch = 0;
   {
     absl::MutexLock lock(&minute->mutex);
     if (minute->is_sealing) return true;  // who does it looks again when done
-    if (minute->leaving == nullptr) minute->leaving = std::move(minute->open);
-    if (minute->leaving == nullptr) return true;
+    for (const Sign sign : {kPlus, kMinus}) {
+      Minute::Side& side = minute->sides[sign];
+      if (side.closed.leaving == nullptr) side.closed.leaving = std::move(side.open);
+      sealings[sign].from = side.closed;
+    }
+    if (sealings[kPlus].from.leaving == nullptr && sealings[kMinus].from.leaving == nullptr) {
+      return true;
+    }
     minute->is_sealing = true;
-    leaving = minute->leaving;
-    sealed = minute->sealed;
+    minute->dropped_while_sealing.clear();
     epoch = minute->epoch;
   }
-  std::vector<SealedRef> replaced;
-  const SegmentRef merged = MergeWithLast(minute->number, leaving, sealed, replaced);
-  const absl::StatusOr<SealedRef> stored = sealed_.Replace(minute->number, replaced, merged);
+  for (const Sign sign : {kPlus, kMinus}) {
+    if (sealings[sign].from.leaving != nullptr) StoreLeaving(minute->number, sign, sealings[sign]);
+  }
   bool has_more = false;
   {
     absl::MutexLock lock(&minute->mutex);
     if (minute->epoch != epoch) {
       // What it stored is no longer to be there. Should this fail, the next start removes it.
-      if (stored.ok()) sealed_.Remove(minute->number, {*stored}).IgnoreError();
+      for (const Sealing& sealing : sealings) {
+        if (sealing.stored) sealed_.Remove(minute->number, {*sealing.stored}).IgnoreError();
+      }
       return true;
     }
     minute->is_sealing = false;
-    if (stored.ok()) {
-      sealed.push_back(*stored);
-      minute->sealed = std::move(sealed);
-      minute->leaving.reset();
-      open_bytes_.fetch_sub(leaving->bytes(), std::memory_order_relaxed);
+    for (const Sign sign : {kPlus, kMinus}) {
+      Sealing& sealing = sealings[sign];
+      Minute::Side& side = minute->sides[sign];
+      if (sealing.from.leaving != nullptr && sealing.status.ok()) {
+        // Nobody else takes any out, or adds any; but shards may have been dropped from them.
+        side.closed.sealed.resize(side.closed.sealed.size() - sealing.replaced.size());
+        if (sealing.stored) {
+          sealing.stored->dropped = minute->dropped_while_sealing;
+          side.closed.sealed.push_back(*std::move(sealing.stored));
+        }
+        side.closed.leaving.reset();
+        side.closed.leaving_dropped.clear();
+        open_bytes_.fetch_sub(sealing.from.leaving->bytes(), std::memory_order_relaxed);
+        sign == kPlus ? minute->dropped.Remove(sealing.erased)
+                      : minute->dropped.Add(sealing.erased);
+      }
+      has_more = has_more || side.open != nullptr || side.closed.leaving != nullptr;
     }
-    has_more = minute->open != nullptr || minute->leaving != nullptr;
   }
   if (has_more) NoteWritten(minute, absl::Now());
-  return stored.ok();
+  return sealings[kPlus].status.ok() && sealings[kMinus].status.ok();
 }
 
 void AggregateView::EnforceBound() {
@@ -253,12 +346,9 @@ absl::Status AggregateView::Repair(const MinuteRef& minute) {
     // Where the log holds more, a commit is under way, whose events will be given to Committed;
     // where it holds less, retention is.
     if ((*segment)->digest() != minute->digest()) return BusyMinute(minute->number);
-    open_bytes_.fetch_add((*segment)->bytes() - minute->open_bytes(), std::memory_order_relaxed);
-    sealed_.Remove(minute->number, minute->sealed).IgnoreError();
-    minute->sealed.clear();
-    minute->leaving.reset();
-    minute->open = *std::move(segment);
-    ++minute->epoch;
+    Clear(*minute);
+    open_bytes_.fetch_add((*segment)->bytes(), std::memory_order_relaxed);
+    minute->sides[kPlus].open = *std::move(segment);
   }
   TheMeters().rebuilt.Increment();
   rpc::LogWarn("a broken segment was rebuilt from the log", {{"minute", minute->number}});
@@ -266,54 +356,125 @@ absl::Status AggregateView::Repair(const MinuteRef& minute) {
   return absl::OkStatus();
 }
 
-void AggregateView::StageTakeMinute(int64_t number, uint32_t, rocksdb::WriteBatch& batch) {
-  const MinuteRef minute = Find(number);
-  if (minute == nullptr) return;
-  absl::ReaderMutexLock lock(&minute->mutex);
-  sealed_.StageRemove(number, minute->sealed, batch);
+void AggregateView::Clear(Minute& minute) {
+  minute.mutex.AssertHeld();
+  open_bytes_.fetch_sub(minute.open_bytes(), std::memory_order_relaxed);
+  // Where something was staged to go, it may have been sealed or merged since. Should this fail,
+  // the next start removes it.
+  if (const auto sealed = minute.sealed(); !sealed.empty()) {
+    sealed_.Remove(minute.number, sealed).IgnoreError();
+  }
+  minute.sides = {};
+  minute.dropped = {};
+  minute.is_sealing = false;
+  minute.lost = absl::OkStatus();
+  ++minute.epoch;
 }
 
-void AggregateView::Removed(absl::Span<const int64_t> minutes) {
-  for (const int64_t number : minutes) Refill(number);
+void AggregateView::StageExpire(absl::Span<const replica::ExpiredBucket>,
+                                absl::Span<const int64_t> emptied, rocksdb::WriteBatch& batch) {
+  for (const int64_t number : emptied) {
+    const MinuteRef minute = Find(number);
+    if (minute == nullptr) continue;
+    absl::ReaderMutexLock lock(&minute->mutex);
+    sealed_.StageRemove(number, minute->sealed(), batch);
+  }
 }
 
-void AggregateView::Refill(int64_t number) {
+void AggregateView::Expired(absl::Span<const replica::ExpiredBucket> buckets,
+                            absl::Span<const int64_t> emptied) {
+  for (const int64_t number : emptied) Empty(number);
+  std::map<int64_t, std::vector<const replica::ExpiredBucket*>> by_minute;
+  for (const replica::ExpiredBucket& bucket : buckets) by_minute[bucket.minute].push_back(&bucket);
+  for (const auto& [minute, some] : by_minute) Drop(minute, some);
+}
+
+void AggregateView::Empty(int64_t number) {
   const MinuteRef minute = Find(number);
   if (minute == nullptr) return;
-  bool has_rest = false;
   {
     absl::MutexLock lock(&minute->mutex);
-    open_bytes_.fetch_sub(minute->open_bytes(), std::memory_order_relaxed);
-    // Some may have been sealed between the commit and now.
-    sealed_.Remove(number, minute->sealed).IgnoreError();
-    minute->sealed.clear();
-    minute->leaving.reset();
-    minute->open.reset();
-    minute->is_sealing = false;
-    minute->lost = absl::OkStatus();
-    ++minute->epoch;
-    has_rest = context_.log->MinuteDigest(number).count > 0;
-    minute->gone = !has_rest;
-    if (has_rest) {
-      absl::StatusOr<std::unique_ptr<Segment>> rest = ReadLog(number);
-      if (rest.ok()) {
-        open_bytes_.fetch_add((*rest)->bytes(), std::memory_order_relaxed);
-        minute->open = *std::move(rest);
-      } else {
-        minute->lost = absl::UnavailableError(rest.status().ToString());
-        rpc::LogError("what the log holds of a minute cannot be read",
-                      {{"minute", number}, {"detail", rest.status().ToString()}});
-      }
-    }
+    Clear(*minute);
+    minute->gone = true;
   }
-  if (has_rest) {
-    NoteWritten(minute, absl::Now());
-  } else {
-    Erase(minute);
-  }
+  Erase(minute);
 }
 
-void AggregateView::Tick() {
+void AggregateView::Drop(int64_t number, absl::Span<const replica::ExpiredBucket* const> buckets) {
+  const MinuteRef minute = Find(number);
+  if (minute == nullptr) return;
+  bool is_empty = false;
+  {
+    absl::MutexLock lock(&minute->mutex);
+    if (!minute->lost.ok()) return;
+    const size_t before = minute->open_bytes();
+    absl::Status status;
+    for (const replica::ExpiredBucket* bucket : buckets) {
+      status = DropBucket(*minute, *bucket);
+      if (!status.ok()) break;
+    }
+    open_bytes_.fetch_add(minute->open_bytes() - before, std::memory_order_relaxed);
+    if (!status.ok()) {
+      Clear(*minute);
+      minute->lost = absl::UnavailableError(status.ToString());
+      rpc::LogError("what the log holds of a minute cannot be read",
+                    {{"minute", number}, {"detail", status.ToString()}});
+      return;
+    }
+    is_empty = minute->digest() == replica::Digest();
+    if (is_empty) {
+      Clear(*minute);
+      minute->gone = true;
+    } else if (!minute->is_sealing && minute->closed_digest() == replica::Digest()) {
+      DropClosed(*minute);
+    }
+  }
+  is_empty ? Erase(minute) : NoteWritten(minute, absl::Now());
+}
+
+absl::Status AggregateView::DropBucket(Minute& minute, const replica::ExpiredBucket& bucket) {
+  minute.mutex.AssertHeld();
+  if (bucket.removed == replica::Digest()) return absl::OkStatus();
+  // What closed segments hold of it: all that the minute held of it, but what is open.
+  replica::Digest closed = bucket.removed;
+  for (const Sign sign : {kPlus, kMinus}) {
+    Minute::Side& side = minute.sides[sign];
+    if (side.open != nullptr) {
+      const replica::Digest open = side.open->Erase(bucket.shard);
+      sign == kPlus ? closed.Remove(open) : closed.Add(open);
+      if (side.open->is_empty()) side.open.reset();
+    }
+    for (SealedRef& sealed : side.closed.sealed) NoteDropped(bucket.shard, sealed.dropped);
+    if (side.closed.leaving != nullptr) NoteDropped(bucket.shard, side.closed.leaving_dropped);
+  }
+  if (minute.is_sealing) NoteDropped(bucket.shard, minute.dropped_while_sealing);
+  if (!bucket.is_empty) {
+    auto& open = minute.sides[kPlus].open;
+    if (open == nullptr) open = std::make_unique<Segment>();
+    absl::Status status =
+        context_.log->ReadBucket(minute.number, bucket.shard, [&](const replica::LogEntry& entry) {
+          open->Append(entry);
+          closed.Add(OneEvent(entry));
+        });
+    if (!status.ok()) return status;
+  }
+  minute.dropped.Add(closed);
+  return absl::OkStatus();
+}
+
+void AggregateView::DropClosed(Minute& minute) {
+  minute.mutex.AssertHeld();
+  sealed_.Remove(minute.number, minute.sealed()).IgnoreError();
+  for (Minute::Side& side : minute.sides) {
+    if (side.closed.leaving != nullptr) {
+      open_bytes_.fetch_sub(side.closed.leaving->bytes(), std::memory_order_relaxed);
+    }
+    side.closed = {};
+  }
+  minute.dropped = {};
+}
+
+void AggregateView::Tick(absl::Time) {
   const absl::Time quiet_since = absl::Now() - options_.seal_after;
   while (const MinuteRef minute = TakeWritten(quiet_since)) {
     if (!Seal(minute)) break;

@@ -11,9 +11,18 @@
 // minutes are not what the log holds, and rebuilds exactly those; and a segment that turns out
 // broken later is rebuilt at once if what the log holds is what was counted.
 //
+// No row is ever taken out of a segment that is no longer written to:
+//   - An event that makes way for another one with the same key is appended once more, to a *minus*
+//     segment, which counts less. Plus and minus segments are sealed and merged apart. Where the
+//     event moves to another minute, two minutes change; see moves.h.
+//   - Retention removes single shards of a minute. Closed segments note them, and scans pass them
+//     over; a start, which does not know of them, finds that the digests are not the log's. Such a
+//     segment is no longer merged, since its digest without them is not known; it goes with the
+//     last of what it holds.
+//
 // Memory: open segments take at most half of resident_bytes_max (beyond, the longest unwritten ones
 // are sealed by who appends), decoded sealed ones the other half. Besides, a minute that holds
-// anything takes some 200 bytes, about as much as its digests in the store.
+// anything takes some 500 bytes.
 //
 // Locks: a minute's mutex guards what it holds; `mutex_` which minutes there are. Neither is waited
 // for with the other held. A scan holds its minute's lock, shared, while it reads the open segment;
@@ -32,6 +41,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "aggregate_svc/moves.h"
 #include "aggregate_svc/segment_store.h"
 
 namespace allezon::aggregate_svc {
@@ -46,7 +56,9 @@ struct AggregateViewOptions {
 // The answer for one minute, for the shards that were asked for.
 struct MinuteAnswer {
   Totals totals;
-  uint32_t taken_through_s = 0;
+  // When retention last expired the minute in any of the shards; 0 where it never did.
+  uint32_t expired_at_s = 0;
+  // Of what is held; too early where an event made way for another one.
   uint32_t oldest_accepted_s = 0;
   replica::Digest digest;  // of the events that were looked at; only where it was asked for
   replica::Digest held;    // of all that the minute held here at that moment, for whatever shards
@@ -60,20 +72,20 @@ class AggregateView final : public replica::View {
   void Configure(rocksdb::ColumnFamilyOptions& options) override;
   absl::Status Open(const replica::ViewContext& context) override;
   void Stage(absl::Span<const replica::LogEntry>, rocksdb::WriteBatch&) override {}
-  void Committed(absl::Span<const replica::LogEntry> entries) override;
-  // A segment cannot lose a row, so the minute is rebuilt; where a crash comes first, the next
-  // start does it.
   void StageRemove(const replica::LogEntry&, rocksdb::WriteBatch&) override {}
-  void Removed(absl::Span<const int64_t> minutes) override;
-  void StageTakeMinute(int64_t minute, uint32_t taken_through_s,
-                       rocksdb::WriteBatch& batch) override;
-  // No commit to the minute may be under way; what the log still holds of it stays.
-  void MinuteTaken(int64_t minute, uint32_t) override { Refill(minute); }
-  void Tick() override;
+  // Where a crash comes between the commit and this, the next start finds that the digests differ.
+  void Committed(absl::Span<const replica::LogEntry> added,
+                 absl::Span<const replica::LogEntry> removed) override;
+  void StageExpire(absl::Span<const replica::ExpiredBucket> buckets,
+                   absl::Span<const int64_t> emptied, rocksdb::WriteBatch& batch) override;
+  void Expired(absl::Span<const replica::ExpiredBucket> buckets,
+               absl::Span<const int64_t> emptied) override;
+  void Tick(absl::Time agreed_now) override;
   void Close() override;
 
-  // One answer for each minute of [from, to), each as of one moment. kUnavailable where a minute
-  // cannot be read just now (it is being taken away, or the disk fails): never less than all.
+  // One answer for each minute of [from, to), each as of one moment; an event that moves from one
+  // of them to another is in exactly one. kUnavailable where a minute cannot be read just now (it
+  // is being taken away, or the disk fails): never less than all.
   // With `with_digests` each answer says which set it is of; kUnavailable also where events come in
   // too fast for that. Thread-safe.
   absl::StatusOr<std::vector<MinuteAnswer>> Scan(absl::Span<const uint32_t> shards, int64_t from,
@@ -89,6 +101,14 @@ class AggregateView final : public replica::View {
 
  private:
   struct Minute;
+  struct Closed;
+  // What a commit changes of one minute.
+  struct Change {
+    std::vector<const replica::LogEntry*> added;
+    std::vector<const replica::LogEntry*> removed;
+  };
+  // One sign's part of a seal.
+  struct Sealing;
   using MinuteRef = std::shared_ptr<Minute>;
   struct Written {
     MinuteRef minute;
@@ -99,10 +119,14 @@ class AggregateView final : public replica::View {
   MinuteRef FindOrMake(int64_t minute);
   void Erase(const MinuteRef& minute);
 
-  void Append(int64_t minute, absl::Span<const replica::LogEntry* const> entries);
-  // How many rows the open segment has then; none where the minute is gone.
-  std::optional<uint64_t> AppendTo(Minute& minute,
-                                   absl::Span<const replica::LogEntry* const> entries);
+  void Apply(int64_t minute, const Change& change);
+  enum class Applied {
+    kDone,
+    kFull,     // an open segment is to be sealed soon
+    kEmptied,  // nothing is left of the minute
+    kGone,     // it was before; look it up again
+  };
+  Applied ApplyTo(Minute& minute, const Change& change);
   // Puts the minute among those to be sealed: last, or first where `last_append` is the infinite
   // past.
   void NoteWritten(const MinuteRef& minute, absl::Time last_append);
@@ -110,27 +134,39 @@ class AggregateView final : public replica::View {
   MinuteRef TakeWritten(absl::Time quiet_since);
   // Seals what is open. False where the disk refused; then it stays open and is noted again.
   bool Seal(const MinuteRef& minute);
+  // Stores what is leaving, merged with what it replaces.
+  void StoreLeaving(int64_t number, Sign sign, Sealing& sealing);
   // `segment` with those at the end of `sealed` that are to be merged into it; they move to
   // `replaced`.
   SegmentRef MergeWithLast(int64_t number, SegmentRef segment, std::vector<SealedRef>& sealed,
                            std::vector<SealedRef>& replaced);
   void EnforceBound();
+  // Takes away all that the minute holds. REQUIRES: its mutex is held.
+  void Clear(Minute& minute);
+  void Empty(int64_t number);
+  // Takes the buckets, all of this minute, out of it.
+  void Drop(int64_t number, absl::Span<const replica::ExpiredBucket* const> buckets);
+  // One of them. REQUIRES: the minute's mutex is held.
+  absl::Status DropBucket(Minute& minute, const replica::ExpiredBucket& bucket);
+  // Takes closed segments away of which nothing counts. REQUIRES: the same, and nobody seals.
+  void DropClosed(Minute& minute);
 
+  absl::StatusOr<std::vector<MinuteAnswer>> ScanAll(absl::Span<const uint32_t> shards, int64_t from,
+                                                    int64_t to, const Filter& filter,
+                                                    bool with_digests);
   absl::StatusOr<MinuteAnswer> ScanMinute(int64_t number, absl::Span<const uint32_t> shards,
                                           const Filter& filter);
   // The same while appends, seals and repairs of the minute wait, so that none can get in its way.
   absl::StatusOr<MinuteAnswer> ScanHeld(int64_t number, absl::Span<const uint32_t> shards,
                                         const Filter& filter);
-  // `leaving` may be null. kDataLoss where one of `sealed` is not there, or broken.
-  absl::Status AddClosed(int64_t number, const SegmentRef& leaving,
-                         absl::Span<const SealedRef> sealed, absl::Span<const uint32_t> shards,
-                         const Filter& filter, MinuteAnswer& answer);
+  // kDataLoss where a sealed segment is not there, or broken.
+  absl::Status AddClosed(int64_t number, const Closed& closed, Sign sign,
+                         absl::Span<const uint32_t> shards, const Filter& filter,
+                         MinuteAnswer& answer);
   // As ScanMinute, with its digest.
   absl::StatusOr<MinuteAnswer> ScanSet(int64_t number, absl::Span<const uint32_t> shards,
                                        const Filter& filter);
   replica::Digest LogDigest(int64_t number, absl::Span<const uint32_t> shards) const;
-  // Empties the minute and fills it with what the log holds of it.
-  void Refill(int64_t number);
   // Fills `minute` from the log again after a sealed segment of it could not be read. kAborted:
   // it changed meanwhile and may do now.
   absl::Status Repair(const MinuteRef& minute);
@@ -139,6 +175,7 @@ class AggregateView final : public replica::View {
   const AggregateViewOptions options_;
   replica::ViewContext context_;
   SegmentStore sealed_;
+  Moves moves_;
   std::atomic<size_t> open_bytes_{0};
   mutable absl::Mutex mutex_;
   absl::flat_hash_map<int64_t, MinuteRef> minutes_ ABSL_GUARDED_BY(mutex_);

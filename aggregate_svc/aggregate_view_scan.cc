@@ -2,6 +2,10 @@
 //
 // How the aggregate view is read.
 #include <algorithm>
+#include <array>
+#include <iterator>
+#include <utility>
+#include <vector>
 
 #include "absl/time/clock.h"
 #include "aggregate_svc/aggregate_view.h"
@@ -24,13 +28,25 @@ bool SameSegments(absl::Span<const SealedRef> a, absl::Span<const SealedRef> b) 
                     [](const auto& x, const auto& y) { return x.sequence == y.sequence; });
 }
 
-void AddSegment(const Segment& segment, absl::Span<const uint32_t> shards, const Filter& filter,
-                MinuteAnswer& answer) {
+void AddSegment(const Segment& segment, Sign sign, absl::Span<const uint32_t> shards,
+                const Filter& filter, MinuteAnswer& answer) {
+  if (sign == kMinus) return answer.totals.Remove(segment.Scan(shards, filter));
   answer.totals.Add(segment.Scan(shards, filter));
   const uint32_t oldest = segment.OldestAcceptedS(shards);
   if (oldest == 0) return;
   answer.oldest_accepted_s =
       answer.oldest_accepted_s == 0 ? oldest : std::min(answer.oldest_accepted_s, oldest);
+}
+
+// The same, but for shards that were dropped from it.
+void AddSegment(const Segment& segment, Sign sign, absl::Span<const uint32_t> dropped,
+                absl::Span<const uint32_t> shards, const Filter& filter, MinuteAnswer& answer) {
+  if (dropped.empty()) return AddSegment(segment, sign, shards, filter, answer);
+  std::vector<uint32_t> left;
+  std::copy_if(shards.begin(), shards.end(), std::back_inserter(left), [&](uint32_t shard) {
+    return !std::binary_search(dropped.begin(), dropped.end(), shard);
+  });
+  AddSegment(segment, sign, left, filter, answer);
 }
 
 }  // namespace
@@ -39,13 +55,29 @@ absl::StatusOr<std::vector<MinuteAnswer>> AggregateView::Scan(absl::Span<const u
                                                               int64_t from, int64_t to,
                                                               const Filter& filter,
                                                               bool with_digests) {
+  for (int attempt = 0; attempt < kScanAttemptsMax; ++attempt) {
+    const uint64_t mark = moves_.Mark();
+    auto answers = ScanAll(shards, from, to, filter, with_digests);
+    if (!answers.ok() || !moves_.WereIn(from, to, mark)) return answers;
+  }
+  const Moves::Hold hold(moves_);
+  const uint64_t mark = moves_.Mark();
+  auto answers = ScanAll(shards, from, to, filter, with_digests);
+  if (answers.ok() && moves_.WereIn(from, to, mark)) return BusyMinute(from);
+  return answers;
+}
+
+absl::StatusOr<std::vector<MinuteAnswer>> AggregateView::ScanAll(absl::Span<const uint32_t> shards,
+                                                                 int64_t from, int64_t to,
+                                                                 const Filter& filter,
+                                                                 bool with_digests) {
   std::vector<MinuteAnswer> answers;
   for (int64_t number = from; number < to; ++number) {
     absl::StatusOr<MinuteAnswer> answer =
         with_digests ? ScanSet(number, shards, filter) : ScanMinute(number, shards, filter);
     if (!answer.ok()) return answer.status();
-    // After the minute: what is taken in between is noticed.
-    answer->taken_through_s = context_.log->TakenThroughS(number);
+    // After the minute: what expires in between is noticed.
+    answer->expired_at_s = context_.log->ExpiredAtS(shards, number);
     answers.push_back(*answer);
   }
   return answers;
@@ -58,18 +90,20 @@ absl::StatusOr<MinuteAnswer> AggregateView::ScanMinute(int64_t number,
     MinuteAnswer answer;
     const MinuteRef minute = Find(number);
     if (minute == nullptr) return answer;
-    SegmentRef leaving;
-    std::vector<SealedRef> sealed;
+    std::array<Closed, 2> closed;
     {
       absl::ReaderMutexLock lock(&minute->mutex);
       if (!minute->lost.ok()) return minute->lost;
-      leaving = minute->leaving;
-      sealed = minute->sealed;
+      closed = minute->closed();
       answer.held = minute->digest();
-      if (minute->open != nullptr) AddSegment(*minute->open, shards, filter, answer);
+      for (const Sign sign : {kPlus, kMinus}) {
+        const auto& open = minute->sides[sign].open;
+        if (open != nullptr) AddSegment(*open, sign, shards, filter, answer);
+      }
     }
     // What does not change is scanned without the lock.
-    absl::Status status = AddClosed(number, leaving, sealed, shards, filter, answer);
+    absl::Status status = AddClosed(number, closed[kPlus], kPlus, shards, filter, answer);
+    if (status.ok()) status = AddClosed(number, closed[kMinus], kMinus, shards, filter, answer);
     if (status.ok()) return answer;
     if (!absl::IsDataLoss(status)) return status;
     // A seal takes away what it merges before it says where that went.
@@ -79,7 +113,10 @@ absl::StatusOr<MinuteAnswer> AggregateView::ScanMinute(int64_t number,
                                           kSealWaitMax)) {
         break;
       }
-      if (minute->gone || !SameSegments(minute->sealed, sealed)) continue;
+      if (minute->gone || !SameSegments(minute->sides[kPlus].closed.sealed, closed[kPlus].sealed) ||
+          !SameSegments(minute->sides[kMinus].closed.sealed, closed[kMinus].sealed)) {
+        continue;
+      }
     }
     status = Repair(minute);
     if (!status.ok() && !absl::IsAborted(status)) return status;
@@ -100,23 +137,27 @@ absl::StatusOr<MinuteAnswer> AggregateView::ScanHeld(int64_t number,
   }
   if (!minute->lost.ok()) return minute->lost;
   answer.held = minute->digest();
-  if (minute->open != nullptr) AddSegment(*minute->open, shards, filter, answer);
-  absl::Status status = AddClosed(number, minute->leaving, minute->sealed, shards, filter, answer);
-  // Only retention takes segments away now; what is broken is repaired by the next scan.
-  if (absl::IsDataLoss(status)) return BusyMinute(number);
-  if (!status.ok()) return status;
+  for (const Sign sign : {kPlus, kMinus}) {
+    const Minute::Side& side = minute->sides[sign];
+    if (side.open != nullptr) AddSegment(*side.open, sign, shards, filter, answer);
+    absl::Status status = AddClosed(number, side.closed, sign, shards, filter, answer);
+    // Only retention takes segments away now; what is broken is repaired by the next scan.
+    if (absl::IsDataLoss(status)) return BusyMinute(number);
+    if (!status.ok()) return status;
+  }
   return answer;
 }
 
-absl::Status AggregateView::AddClosed(int64_t number, const SegmentRef& leaving,
-                                      absl::Span<const SealedRef> sealed,
+absl::Status AggregateView::AddClosed(int64_t number, const Closed& closed, Sign sign,
                                       absl::Span<const uint32_t> shards, const Filter& filter,
                                       MinuteAnswer& answer) {
-  if (leaving != nullptr) AddSegment(*leaving, shards, filter, answer);
-  for (const SealedRef& one : sealed) {
+  if (closed.leaving != nullptr) {
+    AddSegment(*closed.leaving, sign, closed.leaving_dropped, shards, filter, answer);
+  }
+  for (const SealedRef& one : closed.sealed) {
     const absl::StatusOr<SegmentRef> segment = sealed_.Read(number, one.sequence);
     if (!segment.ok()) return segment.status();
-    AddSegment(**segment, shards, filter, answer);
+    AddSegment(**segment, sign, one.dropped, shards, filter, answer);
   }
   return absl::OkStatus();
 }

@@ -4,6 +4,7 @@
 #include "aggregate_svc/segment.h"
 
 #include <algorithm>
+#include <cassert>
 #include <limits>
 
 #include "router/shard.h"
@@ -141,7 +142,21 @@ void Segment::Append(const replica::LogEntry& entry) {
             categories_.Code(product.category_id(), bytes_), product.price());
   block.Accepted(std::max(entry.accepted_s, uint32_t{1}));  // 0 says that there are none
   bytes_ += block.bytes() - before;
-  digest_.Add(router::AsBytes(entry.id), entry.tag);
+  replica::Digest digest;
+  digest.Add(router::AsBytes(entry.id), entry.tag);
+  block.digest.Add(digest);
+  digest_.Add(digest);
+}
+
+replica::Digest Segment::Erase(uint32_t shard) {
+  assert(knows_blocks_);
+  const auto found = blocks_.find(shard);
+  if (found == blocks_.end()) return {};
+  const replica::Digest erased = found->second.digest;
+  bytes_ -= found->second.bytes();
+  blocks_.erase(found);
+  digest_.Remove(erased);
+  return erased;
 }
 
 void Segment::Merge(const Segment& other) {
@@ -166,9 +181,11 @@ void Segment::Merge(const Segment& other) {
                 categories[from.category.at(i)], from.price[i]);
     }
     block.Accepted(from.oldest_accepted_s);
+    block.digest.Add(from.digest);
     bytes_ += block.bytes() - before;
   }
   digest_.Add(other.digest_);
+  knows_blocks_ = knows_blocks_ && other.knows_blocks_;
 }
 
 Totals Segment::ScanBlock(const Block& block, const Codes& codes) {

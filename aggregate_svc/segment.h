@@ -40,6 +40,11 @@ struct Totals {
     count += other.count;
     sum_price += other.sum_price;
   }
+  // Takes out what was added before.
+  void Remove(const Totals& other) {
+    count -= other.count;
+    sum_price -= other.sum_price;
+  }
 };
 
 // Codes of a dictionary, one a row: of 16 bits until one does not fit, then of 32.
@@ -74,12 +79,16 @@ class Segment {
   void Append(const replica::LogEntry& entry);
   // Adds all of `other`, none of whose events may be in this one.
   void Merge(const Segment& other);
+  // Takes out all events of `shard`, and says which set they were.
+  // REQUIRES: it was made by Append alone.
+  replica::Digest Erase(uint32_t shard);
 
   // Adds up what matches in `shards`.
   Totals Scan(absl::Span<const uint32_t> shards, const Filter& filter) const;
   // The earliest acceptance among the events of `shards`, 0 where there are none.
   uint32_t OldestAcceptedS(absl::Span<const uint32_t> shards) const;
 
+  bool is_empty() const { return blocks_.empty(); }
   // Of all events in it.
   const replica::Digest& digest() const { return digest_; }
   // About what it takes in memory.
@@ -113,6 +122,7 @@ class Segment {
     std::vector<int32_t> price;
     std::array<Totals, v1::Action_ARRAYSIZE> totals;  // by action
     uint32_t oldest_accepted_s = 0;
+    replica::Digest digest;  // where knows_blocks_
 
     void Add(uint8_t row_action, uint32_t row_origin, uint32_t row_brand, uint32_t row_category,
              int32_t row_price);
@@ -137,6 +147,8 @@ class Segment {
   Dictionary categories_;
   absl::btree_map<uint32_t, Block> blocks_;  // by shard
   replica::Digest digest_;
+  // Whether blocks have digests of their own: what is stored has but one.
+  bool knows_blocks_ = true;
   size_t bytes_ = sizeof(Segment);
 };
 

@@ -168,6 +168,7 @@ absl::StatusOr<Segment> Segment::Decode(std::string_view bytes) {
   if (!payload.ok()) return payload.status();
   Reader reader(*payload);
   Segment segment;
+  segment.knows_blocks_ = false;
   segment.digest_ = ReadDigest(reader);
   for (Dictionary* dictionary : {&segment.origins_, &segment.brands_, &segment.categories_}) {
     const auto texts = reader.Value<uint32_t>();

@@ -74,9 +74,9 @@ absl::StatusOr<absl::btree_map<int64_t, std::vector<SealedRef>>> SegmentStore::O
   for (it->SeekToFirst(); it->Valid(); it->Next()) {
     const auto key = ParseKey(it->key().ToStringView());
     const auto digest = Segment::DigestOf(it->value().ToStringView());
-    if (key) newest = std::max(newest, key->second);
+    if (key) newest = std::max(newest, key->second & ~SealedRef::kMinusBit);
     if (key && digest.ok()) {
-      minutes[key->first].push_back({key->second, *digest});
+      minutes[key->first].push_back({key->second, *digest, {}});
       continue;
     }
     foreign.Delete(context_.column_family, it->key());
@@ -94,8 +94,10 @@ absl::StatusOr<absl::btree_map<int64_t, std::vector<SealedRef>>> SegmentStore::O
 
 absl::StatusOr<SealedRef> SegmentStore::Replace(int64_t minute,
                                                 absl::Span<const SealedRef> replaced,
-                                                SegmentRef segment) {
-  const SealedRef sealed{next_sequence_.fetch_add(1, std::memory_order_relaxed), segment->digest()};
+                                                SegmentRef segment, Sign sign) {
+  const uint64_t number = next_sequence_.fetch_add(1, std::memory_order_relaxed);
+  const SealedRef sealed{
+      number | (sign == kMinus ? SealedRef::kMinusBit : 0), segment->digest(), {}};
   rocksdb::WriteBatch batch;
   StageRemove(minute, replaced, batch);
   batch.Put(context_.column_family, Key(minute, sealed.sequence), segment->Encode());

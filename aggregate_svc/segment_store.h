@@ -5,6 +5,10 @@
 //
 //   minute (8, as in the log's keys) | sequence number (8, big endian)  ->  Segment::Encode()
 //
+// The top bit of the sequence number (since replica::kFormatVersion 4) says that it is a *minus*
+// segment: of events that other segments of the minute hold and that made way for others. It counts
+// less, in totals as in digests.
+//
 // DO NOT CHANGE: data folders depend on it. A minute has a few of them, which add up to it. A value
 // is not synced: one that a crash loses is rebuilt from the log, which is.
 #pragma once
@@ -17,6 +21,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/btree_map.h"
@@ -34,10 +39,18 @@ class WriteBatch;
 
 namespace allezon::aggregate_svc {
 
+// Whether a segment's events count, or count less.
+enum Sign : uint8_t { kPlus, kMinus };
+
 // A sealed segment, by the number that no other one had since the process started.
 struct SealedRef {
+  static constexpr uint64_t kMinusBit = uint64_t{1} << 63;
+
   uint64_t sequence = 0;
-  replica::Digest digest;
+  replica::Digest digest;         // of all that is stored
+  std::vector<uint32_t> dropped;  // shards whose events no longer count, in order
+
+  Sign sign() const { return (sequence & kMinusBit) == 0 ? kPlus : kMinus; }
 };
 using SegmentRef = std::shared_ptr<const Segment>;
 
@@ -53,7 +66,7 @@ class SegmentStore {
 
   // Stores `segment` in the place of `replaced`, at once.
   absl::StatusOr<SealedRef> Replace(int64_t minute, absl::Span<const SealedRef> replaced,
-                                    SegmentRef segment);
+                                    SegmentRef segment, Sign sign);
   // kUnavailable: the disk fails. kDataLoss: it is not there, or is broken.
   absl::StatusOr<SegmentRef> Read(int64_t minute, uint64_t sequence);
   // Adds their removal to a batch; Forget follows once it is committed.

@@ -79,10 +79,7 @@ AggregateReplicaServiceImpl::AggregateReplicaServiceImpl(const replica::NodeCont
 }
 
 absl::Status AggregateReplicaServiceImpl::Check(const v1::ScanMinutesRequest& request) const {
-  if (absl::Status s = replica::CheckPlacementVersion(context_, request.placement_version());
-      !s.ok()) {
-    return s;
-  }
+  if (absl::Status s = replica::CheckCall(context_, request); !s.ok()) return s;
   if (request.from_minute() < kMinuteMin || request.to_minute() > kMinuteMax ||
       request.from_minute() > request.to_minute() ||
       request.to_minute() - request.from_minute() > kQueryMinutesMax) {
@@ -117,11 +114,12 @@ absl::Status AggregateReplicaServiceImpl::Scan(const v1::ScanMinutesRequest& req
       view_.Scan(shards, request.from_minute(), request.to_minute(), filter, for_quorum);
   if (!answers.ok()) return answers.status();
   if (absl::Status s = replica::CheckReadable(context_, shards, for_quorum); !s.ok()) return s;
+  context_.identities->SetBy(*response.mutable_by());
   for (const MinuteAnswer& answer : *answers) {
     v1::MinuteTotal& minute = *response.add_minutes();
     minute.set_count(static_cast<int64_t>(answer.totals.count));
     minute.set_sum_price(static_cast<int64_t>(answer.totals.sum_price));
-    minute.set_taken_through_s(answer.taken_through_s);
+    minute.set_expired_at_s(answer.expired_at_s);
     minute.set_oldest_accepted_s(answer.oldest_accepted_s);
     if (!for_quorum) continue;
     minute.set_digest_count(answer.digest.count);

@@ -22,10 +22,10 @@ class AggregateReplicaServiceImpl final : public v1::AggregateReplicaService::Ca
   // Both must outlive it and every call to it.
   AggregateReplicaServiceImpl(const replica::NodeContext& context, AggregateView& view);
 
-  // FAILED_PRECONDITION: the caller's placement is another one. INVALID_ARGUMENT: this node does
-  // not hold one of the shards, or the range is none. UNAVAILABLE: it may lack tags of the shards,
-  // or a minute of the range cannot be read just now. RESOURCE_EXHAUSTED: too many scans wait
-  // already.
+  // FAILED_PRECONDITION: the call is for somebody else, or the caller's placement is another one.
+  // INVALID_ARGUMENT: this node does not hold one of the shards, or the range is none. UNAVAILABLE:
+  // it may lack tags of the shards, or a minute of the range cannot be read just now.
+  // RESOURCE_EXHAUSTED: too many scans wait already.
   grpc::ServerUnaryReactor* ScanMinutes(grpc::CallbackServerContext* call,
                                         const v1::ScanMinutesRequest* request,
                                         v1::ScanMinutesResponse* response) override;

@@ -26,6 +26,8 @@
 
 ABSL_FLAG(std::string, listen, "127.0.0.1:8080", "host:port of the HTTP server");
 ABSL_FLAG(std::string, id, "g0", "name of this process in its logs");
+ABSL_FLAG(std::string, cluster, std::string(allezon::router::kClusterDefault),
+          "name of the cluster, the same for all that belongs to it");
 ABSL_FLAG(std::string, profiles, "", "instances of the profile service: p0=host:port,p1=…");
 ABSL_FLAG(std::string, aggregates, "", "instances of the aggregate service: a0=host:port,a1=…");
 ABSL_FLAG(uint32_t, shards, allezon::router::kShardsDefault,
@@ -119,6 +121,8 @@ int Fail(const absl::Status& status) {
 }
 
 int Run() {
+  const std::string cluster = absl::GetFlag(FLAGS_cluster);
+  if (absl::Status s = router::CheckClusterName(cluster); !s.ok()) return Fail(s);
   absl::StatusOr<router::Placement> profiles =
       PlacementOf("profiles", absl::GetFlag(FLAGS_profiles));
   if (!profiles.ok()) return Fail(profiles.status());
@@ -126,8 +130,8 @@ int Run() {
       PlacementOf("aggregates", absl::GetFlag(FLAGS_aggregates));
   if (!aggregates.ok()) return Fail(aggregates.status());
 
-  router::Channels profile_channels(*std::move(profiles), "profile");
-  router::Channels aggregate_channels(*std::move(aggregates), "aggregate");
+  router::Channels profile_channels(*std::move(profiles), "profile", cluster);
+  router::Channels aggregate_channels(*std::move(aggregates), "aggregate", cluster);
   const auto profile_writer = router::MakeWriter(
       "profile", profile_channels, router::LaneOptionsFor(profile_channels.placement()));
   const auto aggregate_writer = router::MakeWriter(

@@ -68,7 +68,8 @@ absl::Status ProfileView::ReadRows(replica::ShardId shard, std::string_view afte
     if (!key || !value) {
       return absl::DataLossError(absl::StrCat("a row of shard ", shard, " cannot be read"));
     }
-    if (value->accepted_s > context_.log->TakenThroughS(router::MinuteOf(key->time_ms))) continue;
+    const int64_t minute = router::MinuteOf(key->time_ms);
+    if (value->accepted_s > context_.log->RemovedThroughS(shard, minute)) continue;
     v1::ViewRow& row = rows->emplace_back();
     row.set_key(it->key().data(), it->key().size());
     row.set_value(it->value().data(), it->value().size());
@@ -84,6 +85,14 @@ absl::Status ProfileView::StageRows(replica::ShardId shard, absl::Span<const v1:
     if (!IsRow(shard, row, scratch)) {
       return absl::InvalidArgumentError(absl::StrCat("that is no row of shard ", shard));
     }
+    // Two tags of one key may have one row, of which the later one is in the log.
+    std::string held;
+    const rocksdb::Status found = context_.db->Get({}, context_.column_family, row.key(), &held);
+    if (!found.ok() && !found.IsNotFound()) {
+      return absl::DataLossError(absl::StrCat("a row of shard ", shard, " cannot be read"));
+    }
+    const auto held_value = found.ok() ? ParseValue(held) : std::nullopt;
+    if (held_value && held_value->accepted_s >= ParseValue(row.value())->accepted_s) continue;
     batch.Put(context_.column_family, row.key(), row.value());
   }
   return absl::OkStatus();

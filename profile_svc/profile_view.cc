@@ -51,10 +51,8 @@ void SetRowKey(std::string& key, const replica::LogEntry& entry) {
 
 }  // namespace
 
-ProfileView::ProfileView(absl::Duration retention, std::function<absl::Time()> clock)
-    : newest_time_ms_(std::make_shared<NewestTime>(kNoTime)),
-      retention_(retention),
-      clock_(std::move(clock)) {}
+ProfileView::ProfileView(absl::Duration retention)
+    : times_(std::make_shared<RetentionTimes>()), retention_(retention) {}
 
 void ProfileView::Configure(rocksdb::ColumnFamilyOptions& options) {
   // Every read names a cookie and an action: the bloom filters of memtable and files then say at
@@ -80,19 +78,21 @@ void ProfileView::Configure(rocksdb::ColumnFamilyOptions& options) {
   // where size does.
   options.compression = rocksdb::kLZ4Compression;
   options.bottommost_compression = rocksdb::kZSTD;
-  options.compaction_filter_factory =
-      std::make_shared<RetentionFilterFactory>(newest_time_ms_, retention_, clock_);
+  options.compaction_filter_factory = std::make_shared<RetentionFilterFactory>(times_, retention_);
   options.periodic_compaction_seconds = absl::ToInt64Seconds(kRewritePeriod);
 }
 
 absl::Status ProfileView::Open(const replica::ViewContext& context) {
   context_ = context;
-  Tick();
+  Tick(absl::InfinitePast());
   return absl::OkStatus();
 }
 
-void ProfileView::Tick() {
-  newest_time_ms_->store(context_.log->NewestTimeMs(), std::memory_order_relaxed);
+void ProfileView::Tick(absl::Time agreed_now) {
+  times_->newest_tag_ms.store(context_.log->NewestTimeMs(), std::memory_order_relaxed);
+  // Where it is not known, what it was stays true enough.
+  if (agreed_now == absl::InfinitePast()) return;
+  times_->agreed_now_us.store(absl::ToUnixMicros(agreed_now), std::memory_order_relaxed);
 }
 
 void ProfileView::Stage(absl::Span<const replica::LogEntry> entries, rocksdb::WriteBatch& batch) {

@@ -2,12 +2,11 @@
 //
 // The profiles of a node: a column family with a row a tag, ordered so that a profile is one range,
 // newest first. A write is a blind put, a read a prefix scan of each action; the cut to the newest
-// tags happens in a compaction filter (retention_filter.h). It holds no state but the newest tag
-// time, so nothing has to be rebuilt or flushed.
+// tags happens in a compaction filter (retention_filter.h). It holds no state but what that filter
+// goes by, so nothing has to be rebuilt or flushed.
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string_view>
 #include <vector>
@@ -32,26 +31,33 @@ inline constexpr size_t kPageRowsScannedMax = 50'000;
 class ProfileView final : public replica::View {
  public:
   // Beyond the newest kProfileTagsKept of an action, tags go that are older than `retention` both
-  // in tag time and since they were accepted. `clock` is the wall clock.
-  explicit ProfileView(absl::Duration retention, std::function<absl::Time()> clock = absl::Now);
+  // in tag time and since they were accepted, by the time that Tick is told.
+  explicit ProfileView(absl::Duration retention);
 
   void Configure(rocksdb::ColumnFamilyOptions& options) override;
   absl::Status Open(const replica::ViewContext& context) override;
   void Stage(absl::Span<const replica::LogEntry> entries, rocksdb::WriteBatch& batch) override;
-  void Committed(absl::Span<const replica::LogEntry>) override {}
   void StageRemove(const replica::LogEntry& old, rocksdb::WriteBatch& batch) override;
-  void Removed(absl::Span<const int64_t>) override {}
+  void Committed(absl::Span<const replica::LogEntry>,
+                 absl::Span<const replica::LogEntry>) override {}
+  // A row is put again where it may be there.
+  void StageAgain(absl::Span<const replica::LogEntry> entries,
+                  rocksdb::WriteBatch& batch) override {
+    Stage(entries, batch);
+  }
   // Profiles outlive the log: what they keep is settled by the compaction filter alone.
-  void StageTakeMinute(int64_t, uint32_t, rocksdb::WriteBatch&) override {}
-  void MinuteTaken(int64_t, uint32_t) override {}
-  // The rows that retention took from the log are those that were accepted up to TakenThroughS of
-  // their minute. A page ends after about `bytes_max`, or kPageRowsScannedMax rows looked at.
-  // kInvalidArgument: `after_key` is of another shard. kDataLoss, kUnavailable: as Read.
+  void StageExpire(absl::Span<const replica::ExpiredBucket>, absl::Span<const int64_t>,
+                   rocksdb::WriteBatch&) override {}
+  void Expired(absl::Span<const replica::ExpiredBucket>, absl::Span<const int64_t>) override {}
+  // The rows that retention took from the log are those that were accepted up to RemovedThroughS of
+  // their bucket. A page ends after about `bytes_max`, or kPageRowsScannedMax
+  // rows looked at. kInvalidArgument: `after_key` is of another shard. kDataLoss, kUnavailable: as
+  // Read.
   absl::Status ReadRows(replica::ShardId shard, std::string_view after_key, size_t bytes_max,
                         std::vector<v1::ViewRow>* rows, std::string* last_key) const override;
   absl::Status StageRows(replica::ShardId shard, absl::Span<const v1::ViewRow> rows,
                          rocksdb::WriteBatch& batch) override;
-  void Tick() override;
+  void Tick(absl::Time agreed_now) override;
   void Close() override {}
 
   enum class Tier {
@@ -77,9 +83,8 @@ class ProfileView final : public replica::View {
   absl::Status Scan(const Range& range, v1::Action action, uint32_t limit, Tier tier,
                     v1::StoredTags& rows) const;
 
-  const std::shared_ptr<NewestTime> newest_time_ms_;
+  const std::shared_ptr<RetentionTimes> times_;
   const absl::Duration retention_;
-  const std::function<absl::Time()> clock_;
   replica::ViewContext context_;
 };
 

@@ -61,12 +61,13 @@ class RetentionFilter final : public rocksdb::CompactionFilter {
 
 std::unique_ptr<rocksdb::CompactionFilter> RetentionFilterFactory::CreateCompactionFilter(
     const rocksdb::CompactionFilter::Context& /*context*/) {
-  const int64_t kept_from_ms = SaturatingSubtract(newest_time_ms_->load(std::memory_order_relaxed),
-                                                  absl::ToInt64Milliseconds(retention_));
+  const int64_t kept_from_ms = SaturatingSubtract(
+      times_->newest_tag_ms.load(std::memory_order_relaxed), absl::ToInt64Milliseconds(retention_));
+  const absl::Time now =
+      absl::FromUnixMicros(times_->agreed_now_us.load(std::memory_order_relaxed));
   // accepted_s is cut down to the second; the same cut here, and a strict comparison, never make a
   // row look older than it is.
-  return std::make_unique<RetentionFilter>(kept_from_ms,
-                                           absl::ToUnixSeconds(clock_() - retention_));
+  return std::make_unique<RetentionFilter>(kept_from_ms, absl::ToUnixSeconds(now - retention_));
 }
 
 }  // namespace allezon::profile_svc

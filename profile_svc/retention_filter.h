@@ -7,8 +7,8 @@
 //   - kProfileTagsKept distinct rows of the same cookie and action, all newer, have passed this
 //     same filter before it;
 //   - the tag's time is before T - retention, T being the newest tag time that was accepted;
-//   - it was accepted longer than `retention` ago by the wall clock, so that a replay of old
-//     times is not lost.
+//   - it was accepted longer than `retention` ago, so that a replay of old times is not lost. What
+//     time it is is what several nodes agree on: this node's own clock may be days ahead.
 //
 // Why none of the newest kProfileTagsKept can go, whatever is compacted with what. Let S be all
 // tags of the cookie and action that were ever stored. Each row that a filter sees is in S, and S
@@ -41,9 +41,9 @@
 
 #include <atomic>
 #include <cstdint>
-#include <functional>
 #include <limits>
 #include <memory>
+#include <utility>
 
 #include "absl/time/time.h"
 
@@ -52,28 +52,28 @@ namespace allezon::profile_svc {
 // Tags of each action that a profile always keeps, and the most that a query gets.
 inline constexpr uint32_t kProfileTagsKept = 200;
 
-// The newest tag time that was accepted, in ms; too low is safe, and INT64_MIN keeps everything.
-using NewestTime = std::atomic<int64_t>;
 inline constexpr int64_t kNoTime = std::numeric_limits<int64_t>::min();
+
+// What filters go by. Too low is safe in both, and kNoTime in either keeps everything.
+struct RetentionTimes {
+  std::atomic<int64_t> newest_tag_ms = kNoTime;  // the newest tag time that was accepted
+  std::atomic<int64_t> agreed_now_us = kNoTime;  // since 1970; surely not ahead of the true time
+};
 
 // Compactions may run from before the store is open until after the view is gone, so the factory
 // shares what it needs. Thread-safe; the filters that it makes are each used by one thread.
 class RetentionFilterFactory final : public rocksdb::CompactionFilterFactory {
  public:
-  RetentionFilterFactory(std::shared_ptr<const NewestTime> newest_time_ms, absl::Duration retention,
-                         std::function<absl::Time()> clock)
-      : newest_time_ms_(std::move(newest_time_ms)),
-        retention_(retention),
-        clock_(std::move(clock)) {}
+  RetentionFilterFactory(std::shared_ptr<const RetentionTimes> times, absl::Duration retention)
+      : times_(std::move(times)), retention_(retention) {}
 
   std::unique_ptr<rocksdb::CompactionFilter> CreateCompactionFilter(
       const rocksdb::CompactionFilter::Context& context) override;
   const char* Name() const override { return "allezon.ProfileRetention"; }
 
  private:
-  const std::shared_ptr<const NewestTime> newest_time_ms_;
+  const std::shared_ptr<const RetentionTimes> times_;
   const absl::Duration retention_;
-  const std::function<absl::Time()> clock_;
 };
 
 }  // namespace allezon::profile_svc

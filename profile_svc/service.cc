@@ -68,10 +68,7 @@ ProfileReplicaServiceImpl::ProfileReplicaServiceImpl(const replica::NodeContext&
 }
 
 absl::Status ProfileReplicaServiceImpl::Check(const v1::ReadProfileRequest& request) const {
-  if (absl::Status s = replica::CheckPlacementVersion(context_, request.placement_version());
-      !s.ok()) {
-    return s;
-  }
+  if (absl::Status s = replica::CheckCall(context_, request); !s.ok()) return s;
   if (request.shard() >= context_.holds.size() || !context_.holds[request.shard()]) {
     return rpc::InvalidField(
         "shard", absl::StrCat("shard ", request.shard(), " is not held by ", context_.id));
@@ -104,6 +101,7 @@ grpc::ServerUnaryReactor* ProfileReplicaServiceImpl::ReadProfile(
     if (absl::Status s = readable(); !s.ok()) return s;
     absl::Status s = view_.Read(request->shard(), request->cookie(), request->from_ms(),
                                 request->to_ms(), request->limit(), *response, tier);
+    context_.identities->SetBy(*response->mutable_by());
     return s.ok() ? readable() : s;
   };
   // What is in memory is answered here: a hand-over to another thread costs as much as the read.

@@ -20,9 +20,9 @@ class ProfileReplicaServiceImpl final : public v1::ProfileReplicaService::Callba
   // Both must outlive it and every call to it.
   ProfileReplicaServiceImpl(const replica::NodeContext& context, const ProfileView& view);
 
-  // FAILED_PRECONDITION: the caller's placement is another one. INVALID_ARGUMENT: this node does
-  // not hold the shard, or the cookie is not of it. UNAVAILABLE: it may lack tags.
-  // RESOURCE_EXHAUSTED: too many reads wait for the disk.
+  // FAILED_PRECONDITION: the call is for somebody else, or the caller's placement is another one.
+  // INVALID_ARGUMENT: this node does not hold the shard, or the cookie is not of it. UNAVAILABLE:
+  // it may lack tags. RESOURCE_EXHAUSTED: too many reads wait for the disk.
   grpc::ServerUnaryReactor* ReadProfile(grpc::CallbackServerContext* call,
                                         const v1::ReadProfileRequest* request,
                                         v1::ReadProfileResponse* response) override;

@@ -87,7 +87,9 @@ void BucketIndex::AppendDigests(v1::DigestLevel level, router::ShardId shard, in
     for (auto it = minutes_.lower_bound(hour * 60);
          it != minutes_.end() && HourOf(it->first) == hour; ++it) {
       const auto bucket = it->second.find(shard);
-      if (bucket != it->second.end()) Append(shard, it->first, bucket->second.digest, digests);
+      if (bucket == it->second.end()) continue;
+      Append(shard, it->first, bucket->second.digest, digests);
+      digests->rbegin()->set_newest_accepted_s(bucket->second.newest_accepted_s);
     }
   }
 }

@@ -31,11 +31,13 @@ void FinishLater(rpc::BlockingCalls& threads, grpc::CallbackServerContext* call,
                                  kRetryDelay));
 }
 
-absl::Status CheckPlacementVersion(const NodeContext& context, uint64_t version) {
+absl::Status CheckCall(const NodeContext& context, const v1::NodeIdentity& to,
+                       uint64_t placement_version) {
+  if (absl::Status status = context.identities->CheckTo(to); !status.ok()) return status;
   const uint64_t own = context.placement().version;
-  if (version == own) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      absl::StrCat("the caller's placement is ", version, ", that of ", context.id, " is ", own));
+  if (placement_version == own) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat("the caller's placement is ", placement_version,
+                                                    ", that of ", context.id, " is ", own));
 }
 
 absl::Status CheckReadable(const NodeContext& context, absl::Span<const uint32_t> shards,

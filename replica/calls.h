@@ -31,8 +31,14 @@ void FinishLater(rpc::BlockingCalls& threads, grpc::CallbackServerContext* call,
                  grpc::ServerUnaryReactor* reactor, rpc::CallMetrics& metrics, absl::Time start,
                  std::function<absl::Status()> work);
 
-// FAILED_PRECONDITION where the caller's placement is another one.
-absl::Status CheckPlacementVersion(const NodeContext& context, uint64_t version);
+// What holds of every inner call. FAILED_PRECONDITION where it is for somebody else, or the
+// caller's placement is another one.
+absl::Status CheckCall(const NodeContext& context, const v1::NodeIdentity& to,
+                       uint64_t placement_version);
+template <typename Request>
+absl::Status CheckCall(const NodeContext& context, const Request& request) {
+  return CheckCall(context, request.to(), request.placement_version());
+}
 
 // Whether this node may answer reads of the shards: NodeContext::check_readable for each. To be
 // asked before a read and again after it.

@@ -34,14 +34,20 @@ absl::Status CheckEvent(const v1::Event& event, const v1::Tag& tag,
   return router::CheckTag(tag, absl::Now(), absl::InfiniteDuration());
 }
 
-EventRef MakeRef(const v1::Event& from) {
+EventRef MakeRef(const v1::Event& from, uint32_t accepted_s) {
   auto event = std::make_shared<router::Event>();
   std::copy(from.id().begin(), from.id().end(), event->id.begin());
   event->shard = from.shard();
-  event->accepted_s = from.accepted_s();
+  event->accepted_s = accepted_s;
   event->time_ms = from.time_ms();
   event->tag = from.tag();
   return event;
+}
+
+EventId IdOf(const v1::Event& event) {
+  EventId id;
+  std::copy(event.id().begin(), event.id().end(), id.begin());
+  return id;
 }
 
 LogEntry EntryOf(const v1::Event& event, const v1::Tag& parsed) {
@@ -49,30 +55,58 @@ LogEntry EntryOf(const v1::Event& event, const v1::Tag& parsed) {
   entry.shard = event.shard();
   entry.minute = router::MinuteOf(event.time_ms());
   entry.time_ms = event.time_ms();
-  std::copy(event.id().begin(), event.id().end(), entry.id.begin());
+  entry.id = IdOf(event);
   entry.accepted_s = event.accepted_s();
   entry.tag = event.tag();
   entry.parsed = &parsed;
   return entry;
 }
 
+// The event that is taken for `event`: itself, or what is known by its key already.
+absl::StatusOr<const v1::Event*> WhatIsKnown(const v1::Event& event, const Acceptance& acceptance,
+                                             google::protobuf::Arena& arena) {
+  if (!acceptance.find_by_key || !router::IsKeyed(event.id())) return &event;
+  absl::StatusOr<EventRef> known = acceptance.find_by_key(event.shard(), IdOf(event));
+  if (!known.ok()) return known.status();
+  if (*known == nullptr) return &event;
+  auto* stored = google::protobuf::Arena::CreateMessage<v1::Event>(&arena);
+  stored->set_shard(event.shard());
+  stored->set_id(event.id());
+  stored->set_accepted_s(event.accepted_s());
+  stored->set_time_ms((*known)->time_ms);
+  stored->set_tag((*known)->tag);
+  return stored;
+}
+
+// Parses and checks an event into `taken`; `position` is that of the event in the call.
+absl::Status TakeOne(const v1::Event& event, uint32_t position, const std::vector<bool>& holds,
+                     const Acceptance& acceptance, Incoming& taken) {
+  auto* tag = google::protobuf::Arena::CreateMessage<v1::Tag>(&taken.arena);
+  if (!tag->ParseFromString(event.tag())) {
+    return absl::InvalidArgumentError("the tag cannot be parsed");
+  }
+  if (absl::Status status = CheckEvent(event, *tag, holds); !status.ok()) return status;
+  const absl::StatusOr<const v1::Event*> known = WhatIsKnown(event, acceptance, taken.arena);
+  if (!known.ok()) return known.status();
+  if (*known != &event && !tag->ParseFromString((*known)->tag())) {
+    return absl::DataLossError("a stored tag cannot be parsed");
+  }
+  LogEntry& entry = taken.entries.emplace_back(EntryOf(**known, *tag));
+  entry.accepted_s = acceptance.stamps.Apply(entry.accepted_s);
+  taken.taken.push_back(*known);
+  taken.position.push_back(position);
+  return absl::OkStatus();
+}
+
 std::shared_ptr<Incoming> Borrow(const CallEvents& events, const std::vector<bool>& holds,
-                                 Refuse refuse) {
+                                 const Acceptance& acceptance, Refuse refuse) {
   auto taken = std::make_shared<Incoming>();
   taken->entries.reserve(events.size());
+  taken->taken.reserve(events.size());
   taken->position.reserve(events.size());
   for (int i = 0; i < events.size(); ++i) {
-    const v1::Event& event = events[i];
-    auto* tag = google::protobuf::Arena::CreateMessage<v1::Tag>(&taken->arena);
-    const absl::Status status = tag->ParseFromString(event.tag())
-                                    ? CheckEvent(event, *tag, holds)
-                                    : absl::InvalidArgumentError("the tag cannot be parsed");
-    if (!status.ok()) {
-      refuse(i, status);
-      continue;
-    }
-    taken->entries.push_back(EntryOf(event, *tag));
-    taken->position.push_back(i);
+    const absl::Status status = TakeOne(events[i], i, holds, acceptance, *taken);
+    if (!status.ok()) refuse(i, status);
   }
   return taken;
 }
@@ -80,17 +114,19 @@ std::shared_ptr<Incoming> Borrow(const CallEvents& events, const std::vector<boo
 }  // namespace
 
 std::shared_ptr<const Incoming> BorrowEvents(const CallEvents& events,
-                                             const std::vector<bool>& holds, Refuse refuse) {
-  return Borrow(events, holds, refuse);
+                                             const std::vector<bool>& holds,
+                                             const Acceptance& acceptance, Refuse refuse) {
+  return Borrow(events, holds, acceptance, refuse);
 }
 
 std::shared_ptr<const Incoming> TakeEvents(const CallEvents& events, const std::vector<bool>& holds,
-                                           Refuse refuse) {
-  auto taken = Borrow(events, holds, refuse);
+                                           const Acceptance& acceptance, Refuse refuse) {
+  auto taken = Borrow(events, holds, acceptance, refuse);
   taken->events.reserve(taken->entries.size());
   for (size_t i = 0; i < taken->entries.size(); ++i) {
-    const EventRef& event = taken->events.emplace_back(MakeRef(events[taken->position[i]]));
-    taken->entries[i].tag = event->tag;
+    LogEntry& entry = taken->entries[i];
+    const EventRef& event = taken->events.emplace_back(MakeRef(*taken->taken[i], entry.accepted_s));
+    entry.tag = event->tag;
   }
   return taken;
 }

@@ -151,7 +151,7 @@ std::optional<Bucket> ParseBucketValue(std::string_view value) {
   return bucket;
 }
 
-uint64_t ContentHash(std::string_view tag) { return XXH3_64bits(tag.data(), tag.size()); }
+uint64_t ContentHash(std::string_view tag) { return router::ContentHash(tag); }
 
 std::string KeyedValue(int64_t minute, uint64_t content_hash) {
   std::string value;
@@ -164,6 +164,35 @@ std::string KeyedValue(int64_t minute, uint64_t content_hash) {
 std::optional<ParsedKeyedValue> ParseKeyedValue(std::string_view value) {
   if (value.size() != kMinuteBytes + sizeof(uint64_t)) return std::nullopt;
   return ParsedKeyedValue{MinuteAt(value.data()), ValueAt<uint64_t>(value.data() + kMinuteBytes)};
+}
+
+std::string ExpiredKey(router::ShardId shard, int64_t from_minute) {
+  std::string key;
+  AppendShard(key, shard);
+  AppendMinute(key, from_minute);
+  return key;
+}
+
+std::optional<ParsedBucketKey> ParseExpiredKey(std::string_view key) {
+  if (key.size() != kMinuteBytes + kShardBytes) return std::nullopt;
+  return ParsedBucketKey{MinuteAt(key.data() + kShardBytes), ShardAt(key.data())};
+}
+
+std::string ExpiredValue(const ExpiredRanges::Range& range) {
+  std::string value;
+  AppendMinute(value, range.to);
+  AppendValue(value, range.mark.through_s);
+  AppendValue(value, range.mark.removed_through_s);
+  AppendValue(value, range.mark.expired_at_s);
+  return value;
+}
+
+std::optional<ExpiredRanges::Range> ParseExpiredValue(std::string_view value) {
+  if (value.size() != kMinuteBytes + 3 * sizeof(uint32_t)) return std::nullopt;
+  const char* const marks = value.data() + kMinuteBytes;
+  return ExpiredRanges::Range{
+      MinuteAt(value.data()),
+      {ValueAt<uint32_t>(marks), ValueAt<uint32_t>(marks + 4), ValueAt<uint32_t>(marks + 8)}};
 }
 
 std::string SecondsValue(uint32_t seconds) {

@@ -11,7 +11,9 @@
 //   log     minute (8, sign bit flipped) | shard (2) | event id (16)  ->  accepted_s (4) | tag
 //   digest  minute (8, sign bit flipped) | shard (2)  ->  count (8) | sum (16) | oldest, newest accepted_s (4 each)
 //           minute (8, sign bit flipped)              ->  nothing: the minute's digests may be behind its log
-//   taken   minute (8, sign bit flipped)              ->  taken_through_s (4)
+//   expired shard (2) | first minute (8, sign bit flipped)  ->  minute after the last (8, sign bit flipped) |
+//                                             through_s, removed_through_s, expired_at_s (4 each)
+//   taken   of format 3, empty now: minute (8, sign bit flipped)  ->  taken_through_s (4)
 //   keyed   shard (2) | event id (16)                 ->  minute (8, sign bit flipped) | content hash (8)
 // clang-format on
 //
@@ -30,11 +32,15 @@
 #include <string_view>
 
 #include "replica/digest.h"
+#include "replica/expired_ranges.h"
 #include "router/shard.h"
 
 namespace allezon::replica {
 
-inline constexpr uint32_t kFormatVersion = 3;
+inline constexpr uint32_t kFormatVersion = 4;
+// Recorded what retention removed by minute, and not by shard; such a folder is converted when it
+// is opened.
+inline constexpr uint32_t kFormatVersionByMinute = 3;
 
 // A (shard, minute): what replicas compare. `oldest` and `newest` are bounds of accepted_s, exact
 // but for events that were removed since; 0 where it is empty.
@@ -92,6 +98,11 @@ struct ParsedKeyedValue {
   uint64_t content_hash;
 };
 std::optional<ParsedKeyedValue> ParseKeyedValue(std::string_view value);
+
+std::string ExpiredKey(router::ShardId shard, int64_t from_minute);
+std::optional<ParsedBucketKey> ParseExpiredKey(std::string_view key);
+std::string ExpiredValue(const ExpiredRanges::Range& range);
+std::optional<ExpiredRanges::Range> ParseExpiredValue(std::string_view value);
 
 std::string SecondsValue(uint32_t seconds);
 std::optional<uint32_t> ParseSecondsValue(std::string_view value);

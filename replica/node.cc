@@ -21,6 +21,8 @@
 #include "rpc/signals.h"
 
 ABSL_FLAG(std::string, id, "", "this instance's id, one of --instances");
+ABSL_FLAG(std::string, cluster, std::string(allezon::router::kClusterDefault),
+          "name of the cluster, the same for all that belongs to it");
 ABSL_FLAG(std::string, listen, "", "host:port for gRPC; empty: the address that --instances gives");
 ABSL_FLAG(std::string, metrics, "127.0.0.1:0", "host:port that serves GET /metrics; port 0: any");
 ABSL_FLAG(std::string, data, "", "the data folder; made if it does not exist");
@@ -78,12 +80,18 @@ absl::StatusOr<router::Placement> PlacementOfFlags() {
   return placement;
 }
 
-absl::StatusOr<StoreOptions> StoreOptionsOfFlags(std::string_view service) {
+absl::StatusOr<StoreOptions> StoreOptionsOfFlags(std::string_view service,
+                                                 const router::Placement& placement) {
   StoreOptions options;
   options.path = absl::GetFlag(FLAGS_data);
   if (options.path.empty()) return absl::InvalidArgumentError("--data: name a data folder");
+  options.cluster = absl::GetFlag(FLAGS_cluster);
+  if (absl::Status s = router::CheckClusterName(options.cluster); !s.ok()) return s;
   options.service = std::string(service);
+  options.instance = absl::GetFlag(FLAGS_id);
   options.shards = absl::GetFlag(FLAGS_shards);
+  options.replication_factor = placement.replication_factor;
+  options.write_quorum = placement.write_quorum;
   const std::string wal = absl::GetFlag(FLAGS_wal);
   if (wal != "sync" && wal != "async") {
     return absl::InvalidArgumentError(absl::StrCat("--wal: '", wal, "' is neither sync nor async"));
@@ -96,9 +104,33 @@ absl::StatusOr<StoreOptions> StoreOptionsOfFlags(std::string_view service) {
   return options;
 }
 
-NodeContext MakeContext(router::Channels& channels, router::Writer& writer,
-                        Replicator& replicator) {
+v1::NodeIdentity IdentityOf(const StoreOptions& options, const Store& store) {
+  v1::NodeIdentity identity;
+  identity.set_cluster(options.cluster);
+  identity.set_service(options.service);
+  identity.set_instance(options.instance);
+  identity.set_disk(store.store_id());
+  identity.set_incarnation(store.incarnation());
+  return identity;
+}
+
+// An incarnation is on disk before it is used.
+void RaiseIncarnation(uint64_t incarnation, Identities& identities, Store& store,
+                      Committer& committer) {
+  const auto raise = [=, &identities, &store] {
+    absl::Status status = store.RecordIncarnation(incarnation);
+    if (status.ok()) identities.Raise(incarnation);
+    rpc::LogWarn("peers know of a later process under this id: this new folder goes above it",
+                 {{"incarnation", incarnation}, {"detail", status.ToString()}});
+  };
+  // Where it is refused or fails it is wanted again.
+  committer.Run(raise).IgnoreError();
+}
+
+NodeContext MakeContext(router::Channels& channels, const Identities& identities,
+                        router::Writer& writer, Replicator& replicator) {
   NodeContext context;
+  context.identities = &identities;
   context.id = absl::GetFlag(FLAGS_id);
   context.channels = &channels;
   context.writer = &writer;
@@ -127,18 +159,20 @@ std::optional<int> Serve(const NodeSpec& spec, router::Placement placement,
                                     {"seconds", absl::ToDoubleSeconds(absl::Now() - start)}});
   CommitterOptions committer_options;
   committer_options.gathering.large_events = router::LargeEvents(placement.replication_factor);
-  Committer committer(**store, committer_options, [&] {
-    (*store)->LookAhead();
-    view->Tick();
-  });
+  Committer committer(**store, committer_options, [&] { view->Tick((*store)->agreed_now()); });
 
-  router::Channels channels(std::move(placement), spec.service);
+  router::Channels channels(std::move(placement), spec.service, store_options.cluster);
+  std::vector<std::string> ids;
+  for (const router::Instance& instance : channels.placement().instances)
+    ids.push_back(instance.id);
+  Identities identities(IdentityOf(store_options, **store), (*store)->previous_incarnation(),
+                        std::move(ids));
   std::unique_ptr<router::Writer> writer =
       router::MakeWriter(spec.service, channels, router::LaneOptionsFor(channels.placement()));
   const auto self = static_cast<uint32_t>(channels.placement().IndexOf(absl::GetFlag(FLAGS_id)));
-  Replicator replicator(channels, self, **store, committer, store_options.retention);
-  const NodeContext context = MakeContext(channels, *writer, replicator);
-  ReplicaServiceImpl replica_service(context, replicator, **store);
+  Replicator replicator(channels, self, identities, **store, committer, store_options.retention);
+  const NodeContext context = MakeContext(channels, identities, *writer, replicator);
+  ReplicaServiceImpl replica_service(context, identities, replicator, **store);
   const std::vector<std::unique_ptr<grpc::Service>> services = spec.make_services(*view, context);
 
   rpc::ServerOptions server_options;
@@ -163,9 +197,23 @@ std::optional<int> Serve(const NodeSpec& spec, router::Placement placement,
     rpc::LogInfo(serving ? "serving" : "not serving until compared with the other replicas");
   });
   std::optional<int> signal;
-  while (!signal && !(*store)->NeedsReopen()) signal = rpc::WaitForTermination(kWatchPeriod);
-  if (signal) rpc::LogInfo("shutting down", {{"signal", *signal}});
-  if (!signal) rpc::LogWarn("starting anew, since a write failed and the disk has room again");
+  absl::Status replaced;
+  while (!signal && replaced.ok() && !(*store)->NeedsReopen()) {
+    signal = rpc::WaitForTermination(kWatchPeriod);
+    replaced = identities.MustEnd();
+    if (const std::optional<uint64_t> incarnation = identities.WantedIncarnation()) {
+      RaiseIncarnation(*incarnation, identities, **store, committer);
+    }
+  }
+  if (signal) {
+    rpc::LogInfo("shutting down", {{"signal", *signal}});
+  } else if (!replaced.ok()) {
+    const std::string why(replaced.message());
+    rpc::LogError("this process must end", {{"detail", why}});
+    std::fprintf(stderr, "error: %s\n", why.c_str());
+  } else {
+    rpc::LogWarn("starting anew, since a write failed and the disk has room again");
+  }
   (*server)->Shutdown(kShutdownGrace);
   replicator.Stop();
   writer.reset();
@@ -173,7 +221,8 @@ std::optional<int> Serve(const NodeSpec& spec, router::Placement placement,
   store_metrics.reset();
   (*store)->Close();
   rpc::LogInfo("stopped");
-  return signal ? std::optional<int>(0) : std::nullopt;
+  if (signal) return 0;
+  return replaced.ok() ? std::nullopt : std::optional<int>(1);
 }
 
 }  // namespace
@@ -191,7 +240,7 @@ int RunNode(int argc, char** argv, const NodeSpec& spec) {
   }
   absl::StatusOr<router::Placement> placement = PlacementOfFlags();
   if (!placement.ok()) return Fail("flags", placement.status());
-  absl::StatusOr<StoreOptions> store_options = StoreOptionsOfFlags(spec.service);
+  absl::StatusOr<StoreOptions> store_options = StoreOptionsOfFlags(spec.service, *placement);
   if (!store_options.ok()) return Fail("flags", store_options.status());
   const std::optional<int> code = Serve(spec, *std::move(placement), *store_options);
   return code ? *code : Fail("start anew", rpc::StartAnew(argv));

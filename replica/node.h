@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "replica/core/identity.h"
 #include "replica/view.h"
 #include "router/channels.h"
 #include "router/placement.h"
@@ -25,12 +26,13 @@ namespace allezon::replica {
 // What a service's gRPC handlers may use. Lives as long as they do. Everything in it is
 // thread-safe.
 struct NodeContext {
-  std::string id;                        // this instance's
-  uint32_t self = 0;                     // its index in the placement
-  std::vector<bool> holds;               // by shard: whether this instance is one of its replicas
-  router::Channels* channels = nullptr;  // of this service; has the placement
-  router::Writer* writer = nullptr;      // to the owners of any shard, this node included
-  absl::Duration future_max;             // tags further ahead of the wall clock are refused
+  std::string id;                          // this instance's
+  uint32_t self = 0;                       // its index in the placement
+  const Identities* identities = nullptr;  // who this node is
+  std::vector<bool> holds;                 // by shard: whether this instance is one of its replicas
+  router::Channels* channels = nullptr;    // of this service; has the placement
+  router::Writer* writer = nullptr;        // to the owners of any shard, this node included
+  absl::Duration future_max;               // tags further ahead of the wall clock are refused
   // OK where this node may answer reads of the shard, `for_quorum`: as one answer of a quorum.
   // kUnavailable says why not. Asked before a read and again after it, since a node that was paused
   // in between may have missed what was acknowledged meanwhile.

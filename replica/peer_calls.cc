@@ -31,11 +31,14 @@ Method<v1::ReadIdsRequest, v1::ReadIdsResponse> MethodOf(const v1::ReadIdsReques
 Method<v1::ReadEventsRequest, v1::ReadEventsResponse> MethodOf(const v1::ReadEventsRequest&) {
   return &Async::ReadEvents;
 }
-Method<v1::ReadTakenRequest, v1::ReadTakenResponse> MethodOf(const v1::ReadTakenRequest&) {
-  return &Async::ReadTaken;
+Method<v1::ReadExpiredRequest, v1::ReadExpiredResponse> MethodOf(const v1::ReadExpiredRequest&) {
+  return &Async::ReadExpired;
 }
 Method<v1::ReadRowsRequest, v1::ReadRowsResponse> MethodOf(const v1::ReadRowsRequest&) {
   return &Async::ReadRows;
+}
+Method<v1::ReadNewestRequest, v1::ReadNewestResponse> MethodOf(const v1::ReadNewestRequest&) {
+  return &Async::ReadNewest;
 }
 Method<v1::ReplicateRequest, v1::ReplicateResponse> MethodOf(const v1::ReplicateRequest&) {
   return &Async::Replicate;
@@ -47,6 +50,24 @@ Response ResponseOf(Method<Request, Response>);
 
 std::chrono::system_clock::time_point DeadlineIn(Instant timeout_us) {
   return std::chrono::system_clock::now() + std::chrono::microseconds(timeout_us);
+}
+
+// Fills in whom a request is for.
+template <typename Request>
+void Address(const Identities& identities, uint32_t peer, Request& request) {
+  identities.SetTo(peer, *request.mutable_to());
+}
+void Address(const Identities& identities, uint32_t peer, v1::PollRequest& request) {
+  identities.SetPoll(peer, request);
+}
+
+// Whether an answer counts.
+template <typename Response>
+absl::Status Check(Identities& identities, uint32_t peer, const Response& response) {
+  return identities.CheckBy(peer, response.by());
+}
+absl::Status Check(Identities& identities, uint32_t peer, const v1::PollResponse& response) {
+  return identities.PollAnswered(peer, response);
 }
 
 absl::Status Stopping() { return absl::CancelledError("the node is shutting down"); }
@@ -66,9 +87,10 @@ struct PeerCalls::Unary final : Flight {
   Response* response = google::protobuf::Arena::CreateMessage<Response>(&arena);
 };
 
-PeerCalls::PeerCalls(router::Channels& channels, uint32_t self, Replicated replicated, Ended ended)
+PeerCalls::PeerCalls(router::Channels& channels, Identities& identities, Replicated replicated,
+                     Ended ended)
     : placement_(channels.placement()),
-      self_(self),
+      identities_(identities),
       replicated_(std::move(replicated)),
       ended_(std::move(ended)) {
   for (uint32_t i = 0; i < placement_.instances.size(); ++i) {
@@ -94,12 +116,14 @@ void PeerCalls::Start(uint32_t peer, Instant timeout_us, std::unique_ptr<Unary<R
                       Done done) {
   if (!Depart(call.get())) return done(Stopping(), *call->response);
   call->context.set_deadline(DeadlineIn(timeout_us));
+  Address(identities_, peer, *call->request);
   Unary<Request>* sent = call.release();  // the callback owns it again
   (stubs_[peer]->async()->*MethodOf(*sent->request))(
       &sent->context, sent->request, sent->response,
-      [this, sent, done = std::move(done)](const grpc::Status& status) {
+      [this, sent, peer, done = std::move(done)](const grpc::Status& status) {
         const std::unique_ptr<Unary<Request>> call(sent);
-        done(rpc::FromGrpc(status), *call->response);
+        done(status.ok() ? Check(identities_, peer, *call->response) : rpc::FromGrpc(status),
+             *call->response);
         Land(sent);
       });
 }
@@ -107,7 +131,8 @@ void PeerCalls::Start(uint32_t peer, Instant timeout_us, std::unique_ptr<Unary<R
 void PeerCalls::Send(const Actions::Replicate& batch) {
   auto call = std::make_unique<Unary<v1::ReplicateRequest>>();
   call->request->set_placement_version(placement_.version);
-  call->request->set_from_instance(self_);
+  identities_.SetFrom(*call->request->mutable_from());
+  call->request->set_oldest_age_us(static_cast<uint64_t>(batch.oldest_age_us));
   call->request->mutable_events()->Reserve(static_cast<int>(batch.events.size()));
   for (const EventRef& from : batch.events) {
     v1::Event& event = *call->request->add_events();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Calls to peers: what the core wants sent, sent over gRPC.
+// Calls to peers: what the core wants sent, sent over gRPC. Each names whom it is for; an answer by
+// anybody else is told as kUnavailable.
 #pragma once
 
 #include <functional>
@@ -12,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "allezon/v1/replica.grpc.pb.h"
+#include "replica/core/identity.h"
 #include "replica/core/types.h"
 #include "router/channels.h"
 
@@ -24,8 +26,8 @@ class PeerCalls {
                                         const v1::ReplicateResponse&)>;
   using Ended = std::function<void(CallId, const absl::Status&, PeerResponse)>;
 
-  // `channels` must outlive it.
-  PeerCalls(router::Channels& channels, uint32_t self, Replicated replicated, Ended ended);
+  // `channels` and `identities` must outlive it.
+  PeerCalls(router::Channels& channels, Identities& identities, Replicated replicated, Ended ended);
   // Stops.
   ~PeerCalls();
 
@@ -48,7 +50,7 @@ class PeerCalls {
   void Start(uint32_t peer, Instant timeout_us, std::unique_ptr<Unary<Request>> call, Done done);
 
   const router::Placement& placement_;
-  const uint32_t self_;
+  Identities& identities_;
   const Replicated replicated_;
   const Ended ended_;
   std::vector<std::unique_ptr<v1::ReplicaService::Stub>> stubs_;

@@ -31,18 +31,19 @@ void FinishWithDelay(grpc::ServerUnaryReactor* reactor, const absl::Status& stat
 // is nothing to be stored.
 template <typename Request, typename Response>
 std::shared_ptr<const Incoming> Take(decltype(TakeEvents)& take, const NodeContext& context,
-                                     const Replicator& replicator,
+                                     const Replicator& replicator, const Acceptance& acceptance,
                                      grpc::ServerUnaryReactor* reactor, const Request& request,
                                      Response& response) {
-  const absl::Status status = CheckPlacementVersion(context, request.placement_version());
+  const absl::Status status = CheckCall(context, request);
   if (!status.ok()) {
     reactor->Finish(rpc::ToGrpc(status));
     return nullptr;
   }
-  auto incoming =
-      take(request.events(), replicator.holds(), [&](uint32_t position, const absl::Status& why) {
-        AddFailure(position, why, *response.mutable_failures());
-      });
+  context.identities->SetBy(*response.mutable_by());
+  auto incoming = take(request.events(), replicator.holds(), acceptance,
+                       [&](uint32_t position, const absl::Status& why) {
+                         AddFailure(position, why, *response.mutable_failures());
+                       });
   if (!incoming->entries.empty()) return incoming;
   reactor->Finish(grpc::Status::OK);
   return nullptr;
@@ -50,9 +51,10 @@ std::shared_ptr<const Incoming> Take(decltype(TakeEvents)& take, const NodeConte
 
 }  // namespace
 
-ReplicaServiceImpl::ReplicaServiceImpl(const NodeContext& context, Replicator& replicator,
-                                       const Store& store)
+ReplicaServiceImpl::ReplicaServiceImpl(const NodeContext& context, Identities& identities,
+                                       Replicator& replicator, const Store& store)
     : context_(context),
+      identities_(identities),
       replicator_(replicator),
       store_(store),
       reads_(kSyncReadThreads, kSyncReadsQueuedMax) {}
@@ -61,7 +63,8 @@ grpc::ServerUnaryReactor* ReplicaServiceImpl::Write(grpc::CallbackServerContext*
                                                     const v1::WriteRequest* request,
                                                     v1::WriteResponse* response) {
   grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
-  auto incoming = Take(TakeEvents, context_, replicator_, reactor, *request, *response);
+  auto incoming = Take(TakeEvents, context_, replicator_, replicator_.AcceptanceOfWrites(), reactor,
+                       *request, *response);
   if (incoming == nullptr) return reactor;
   const absl::Status status = replicator_.Write(
       incoming, absl::FromChrono(call->deadline()),
@@ -81,11 +84,19 @@ grpc::ServerUnaryReactor* ReplicaServiceImpl::Replicate(grpc::CallbackServerCont
                                                         const v1::ReplicateRequest* request,
                                                         v1::ReplicateResponse* response) {
   grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
+  const absl::StatusOr<uint32_t> from = identities_.CheckFrom(request->from());
+  if (!from.ok()) {
+    reactor->Finish(rpc::ToGrpc(from.status()));
+    return reactor;
+  }
   // The request lives until the call is finished.
-  auto incoming = Take(BorrowEvents, context_, replicator_, reactor, *request, *response);
+  auto incoming =
+      Take(BorrowEvents, context_, replicator_,
+           replicator_.AcceptanceOfReplicates(absl::Microseconds(request->oldest_age_us())),
+           reactor, *request, *response);
   if (incoming == nullptr) return reactor;
   const absl::Status status = replicator_.Store(
-      request->from_instance(), std::move(incoming),
+      *from, std::move(incoming),
       [reactor, response](const absl::Status& stored, const v1::ReplicateResponse& answer) {
         *response->mutable_unjoined_shards() = answer.unjoined_shards();
         FinishWithDelay(reactor, stored);
@@ -98,18 +109,24 @@ grpc::ServerUnaryReactor* ReplicaServiceImpl::Poll(grpc::CallbackServerContext* 
                                                    const v1::PollRequest* request,
                                                    v1::PollResponse* response) {
   grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
-  absl::Status status = CheckPlacementVersion(context_, request->placement_version());
-  if (status.ok()) replicator_.Poll(request->from_instance(), *response);
+  absl::Status status = CheckCall(context_, *request);
+  if (status.ok()) {
+    const absl::StatusOr<std::optional<uint32_t>> from = identities_.Polled(*request, *response);
+    status = from.status();
+    // One whose place is taken is told nothing else.
+    if (from.ok() && *from) replicator_.Poll(**from, *response);
+  }
   reactor->Finish(rpc::ToGrpc(status));
   return reactor;
 }
 
 grpc::ServerUnaryReactor* ReplicaServiceImpl::SyncNow(grpc::CallbackServerContext* call,
                                                       const v1::SyncNowRequest* request,
-                                                      v1::SyncNowResponse*) {
+                                                      v1::SyncNowResponse* response) {
   grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
-  absl::Status status = CheckPlacementVersion(context_, request->placement_version());
+  absl::Status status = CheckCall(context_, *request);
   if (status.ok()) {
+    context_.identities->SetBy(*response->mutable_by());
     replicator_.SyncNow(absl::MakeConstSpan(request->shards().data(), request->shards().size()));
   }
   reactor->Finish(rpc::ToGrpc(status));
@@ -118,19 +135,21 @@ grpc::ServerUnaryReactor* ReplicaServiceImpl::SyncNow(grpc::CallbackServerContex
 
 // --- what a sync reads ---
 
-template <typename Request>
+template <typename Request, typename Response>
 grpc::ServerUnaryReactor* ReplicaServiceImpl::Answer(grpc::CallbackServerContext* call,
-                                                     const Request* request,
+                                                     const Request* request, Response* response,
                                                      std::function<absl::Status()> read) {
   grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
-  absl::Status status = CheckPlacementVersion(context_, request->placement_version());
+  absl::Status status = CheckCall(context_, *request);
   if (!status.ok()) {
     reactor->Finish(rpc::ToGrpc(status));
     return reactor;
   }
-  const bool queued = reads_.Run([call, reactor, read = std::move(read)] {
-    FinishWithDelay(reactor,
-                    call->IsCancelled() ? absl::CancelledError("the caller has gone") : read());
+  const bool queued = reads_.Run([this, call, reactor, response, read = std::move(read)] {
+    const absl::Status done =
+        call->IsCancelled() ? absl::CancelledError("the caller has gone") : read();
+    context_.identities->SetBy(*response->mutable_by());
+    FinishWithDelay(reactor, done);
   });
   if (!queued) {
     FinishWithDelay(reactor, absl::ResourceExhaustedError("too many syncs read here already"));
@@ -141,31 +160,42 @@ grpc::ServerUnaryReactor* ReplicaServiceImpl::Answer(grpc::CallbackServerContext
 grpc::ServerUnaryReactor* ReplicaServiceImpl::ReadDigests(grpc::CallbackServerContext* call,
                                                           const v1::ReadDigestsRequest* request,
                                                           v1::ReadDigestsResponse* response) {
-  return Answer(call, request, [=, this] { return replicator_.ReadDigests(*request, *response); });
+  return Answer(call, request, response,
+                [=, this] { return replicator_.ReadDigests(*request, *response); });
 }
 
 grpc::ServerUnaryReactor* ReplicaServiceImpl::ReadIds(grpc::CallbackServerContext* call,
                                                       const v1::ReadIdsRequest* request,
                                                       v1::ReadIdsResponse* response) {
-  return Answer(call, request, [=, this] { return store_.ReadIds(*request, *response); });
+  return Answer(call, request, response, [=, this] { return store_.ReadIds(*request, *response); });
 }
 
 grpc::ServerUnaryReactor* ReplicaServiceImpl::ReadEvents(grpc::CallbackServerContext* call,
                                                          const v1::ReadEventsRequest* request,
                                                          v1::ReadEventsResponse* response) {
-  return Answer(call, request, [=, this] { return store_.ReadEvents(*request, *response); });
+  return Answer(call, request, response,
+                [=, this] { return store_.ReadEvents(*request, *response); });
 }
 
-grpc::ServerUnaryReactor* ReplicaServiceImpl::ReadTaken(grpc::CallbackServerContext* call,
-                                                        const v1::ReadTakenRequest* request,
-                                                        v1::ReadTakenResponse* response) {
-  return Answer(call, request, [=, this] { return store_.ReadTaken(*request, *response); });
+grpc::ServerUnaryReactor* ReplicaServiceImpl::ReadExpired(grpc::CallbackServerContext* call,
+                                                          const v1::ReadExpiredRequest* request,
+                                                          v1::ReadExpiredResponse* response) {
+  return Answer(call, request, response,
+                [=, this] { return store_.ReadExpired(*request, *response); });
+}
+
+grpc::ServerUnaryReactor* ReplicaServiceImpl::ReadNewest(grpc::CallbackServerContext* call,
+                                                         const v1::ReadNewestRequest* request,
+                                                         v1::ReadNewestResponse* response) {
+  return Answer(call, request, response,
+                [=, this] { return replicator_.ReadNewest(*request, *response); });
 }
 
 grpc::ServerUnaryReactor* ReplicaServiceImpl::ReadRows(grpc::CallbackServerContext* call,
                                                        const v1::ReadRowsRequest* request,
                                                        v1::ReadRowsResponse* response) {
-  return Answer(call, request, [=, this] { return store_.ReadRows(*request, *response); });
+  return Answer(call, request, response,
+                [=, this] { return store_.ReadRows(*request, *response); });
 }
 
 }  // namespace allezon::replica

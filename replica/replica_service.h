@@ -15,7 +15,8 @@ namespace allezon::replica {
 class ReplicaServiceImpl final : public v1::ReplicaService::CallbackService {
  public:
   // All must outlive it and every call to it.
-  ReplicaServiceImpl(const NodeContext& context, Replicator& replicator, const Store& store);
+  ReplicaServiceImpl(const NodeContext& context, Identities& identities, Replicator& replicator,
+                     const Store& store);
 
   grpc::ServerUnaryReactor* Write(grpc::CallbackServerContext* call,
                                   const v1::WriteRequest* request,
@@ -34,9 +35,12 @@ class ReplicaServiceImpl final : public v1::ReplicaService::CallbackService {
   grpc::ServerUnaryReactor* ReadEvents(grpc::CallbackServerContext* call,
                                        const v1::ReadEventsRequest* request,
                                        v1::ReadEventsResponse* response) override;
-  grpc::ServerUnaryReactor* ReadTaken(grpc::CallbackServerContext* call,
-                                      const v1::ReadTakenRequest* request,
-                                      v1::ReadTakenResponse* response) override;
+  grpc::ServerUnaryReactor* ReadExpired(grpc::CallbackServerContext* call,
+                                        const v1::ReadExpiredRequest* request,
+                                        v1::ReadExpiredResponse* response) override;
+  grpc::ServerUnaryReactor* ReadNewest(grpc::CallbackServerContext* call,
+                                       const v1::ReadNewestRequest* request,
+                                       v1::ReadNewestResponse* response) override;
   grpc::ServerUnaryReactor* ReadRows(grpc::CallbackServerContext* call,
                                      const v1::ReadRowsRequest* request,
                                      v1::ReadRowsResponse* response) override;
@@ -45,12 +49,13 @@ class ReplicaServiceImpl final : public v1::ReplicaService::CallbackService {
                                     v1::SyncNowResponse* response) override;
 
  private:
-  // Checks the placement, then answers with what `read` returns, from a thread that may wait.
-  template <typename Request>
+  // Checks the call, then answers with what `read` returns, from a thread that may wait.
+  template <typename Request, typename Response>
   grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* call, const Request* request,
-                                   std::function<absl::Status()> read);
+                                   Response* response, std::function<absl::Status()> read);
 
   const NodeContext& context_;
+  Identities& identities_;
   Replicator& replicator_;
   const Store& store_;
   rpc::BlockingCalls reads_;

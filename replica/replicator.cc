@@ -16,6 +16,9 @@ namespace {
 constexpr absl::Duration kWriteTimeoutMax = absl::Seconds(10);
 constexpr int kLookUpThreads = 1;
 constexpr size_t kLookUpsQueuedMax = 100;
+// Looks for what retention may expire, and plans of syncs and of this node itself.
+constexpr int kExpiryThreads = 1;
+constexpr size_t kExpiriesQueuedMax = 100;
 // How often it is noted on disk that this node has all there is, so that a start knows for how long
 // it was away.
 constexpr Instant kNotePeriodUs = 30'000'000;
@@ -28,21 +31,16 @@ Instant Now() {
   return Instant{now.tv_sec} * 1'000'000 + now.tv_nsec / 1'000;
 }
 
-CoreOptions OptionsOf(const router::Placement& placement, uint32_t self) {
+CoreOptions OptionsOf(const router::Placement& placement, uint32_t self, absl::Duration retention,
+                      uint64_t incarnation) {
   CoreOptions options;
+  options.retention_s = absl::ToInt64Seconds(retention);
   options.self = self;
   options.write_quorum = placement.write_quorum;
   options.lane_large_batch_events =
       static_cast<uint32_t>(router::LargeEvents(placement.replication_factor));
-  options.incarnation = static_cast<uint64_t>(absl::GetCurrentTimeNanos());
+  options.incarnation = incarnation;
   return options;
-}
-
-// Away for longer than logs reach back, with a margin for clocks: what was acknowledged meanwhile
-// may be in views only.
-bool NeedsRows(const Store& store, absl::Duration retention) {
-  const uint32_t complete_s = store.complete_as_of_s();
-  return complete_s == 0 || absl::Now() - absl::FromUnixSeconds(complete_s) > retention * 0.75;
 }
 
 class WriteSubmission final : public Submission {
@@ -68,17 +66,17 @@ std::vector<ShardId> ShardsOf(const Incoming& incoming) {
 
 }  // namespace
 
-Replicator::Replicator(router::Channels& channels, uint32_t self, class Store& store,
-                       Committer& committer, absl::Duration retention)
+Replicator::Replicator(router::Channels& channels, uint32_t self, Identities& identities,
+                       class Store& store, Committer& committer, absl::Duration retention)
     : placement_(channels.placement()),
-      retention_(retention),
+      identities_(identities),
       store_(store),
       committer_(committer),
       holds_(placement_.shards()),
-      core_(OptionsOf(placement_, self), placement_, store, store.joined(),
-            NeedsRows(store, retention), Now()),
+      core_(OptionsOf(placement_, self, retention, identities.own().incarnation()), placement_,
+            store, store.joined(), store.complete_as_of_s(), Now()),
       calls_(
-          channels, self,
+          channels, identities,
           [this](uint32_t peer, BatchId batch, const absl::Status& status,
                  const v1::ReplicateResponse& response) {
             Feed([&](Core& core, Instant now, Actions& actions) {
@@ -90,7 +88,8 @@ Replicator::Replicator(router::Channels& channels, uint32_t self, class Store& s
               core.CallEnded(id, status, std::move(response), now, actions);
             });
           }),
-      look_ups_(kLookUpThreads, kLookUpsQueuedMax) {
+      look_ups_(kLookUpThreads, kLookUpsQueuedMax),
+      expiries_(kExpiryThreads, kExpiriesQueuedMax) {
   absl::MutexLock lock(&mutex_);
   for (const ShardId shard : core_.shards()) holds_[shard] = true;
 }
@@ -116,6 +115,7 @@ void Replicator::Stop() {
   calls_.Stop();
   // They read the store, which is closed next.
   look_ups_.Stop();
+  expiries_.Stop();
 }
 
 void Replicator::RunTicks() {
@@ -130,15 +130,14 @@ void Replicator::RunTicks() {
     }
     bool serves = false;
     Feed([&](Core& core, Instant now, Actions& actions) {
-      // It may have been cut off, or stopped, for as long.
-      if (NeedsRows(store_, retention_) && !core.ServesAll(now)) core.NeedRows();
-      core.Tick(now, actions);
+      core.Tick(now, absl::GetCurrentTimeNanos() / 1'000, actions);
       serves = core.ServesAll(now);
     });
     if (first || serves != serving) serving_changed_(serves);
     first = false;
     serving = serves;
     if (serves) NoteComplete(Now());
+    LookForExpirable(Now());
     UpdateMetrics(Now());
   }
 }
@@ -146,8 +145,13 @@ void Replicator::RunTicks() {
 void Replicator::NoteComplete(Instant now) {
   if (now < next_note_) return;
   next_note_ = now + kNotePeriodUs;
-  // What is acknowledged this very moment may be a few seconds away yet.
-  const auto wall_s = static_cast<uint32_t>(absl::ToUnixSeconds(absl::Now() - absl::Seconds(10)));
+  std::optional<WallS> complete_s;
+  {
+    absl::MutexLock lock(&mutex_);
+    complete_s = core_.CompleteS(now);
+  }
+  if (!complete_s) return;
+  const auto wall_s = static_cast<uint32_t>(*complete_s);
   const absl::Status queued = committer_.Run([this, wall_s] {
     if (const absl::Status status = store_.NoteComplete(wall_s); !status.ok()) {
       rpc::LogWarn("not noted that this node is complete",
@@ -209,7 +213,7 @@ void Replicator::StoreSynced(StorageId id, const StoreEvents& request) {
   const CallEvents events(request.events.begin(), request.events.end());
   absl::Status refused;
   auto incoming =
-      TakeEvents(events, holds_, [&](uint32_t, const absl::Status& why) { refused = why; });
+      TakeEvents(events, holds_, {}, [&](uint32_t, const absl::Status& why) { refused = why; });
   if (!refused.ok()) {
     rpc::LogError("a peer's event breaks the rules", {{"detail", std::string(refused.message())}});
     return Ended(id, refused);
@@ -224,16 +228,17 @@ void Replicator::Perform(Actions::Storage operation) {
   const StorageId id = operation.id;
   if (auto* find = std::get_if<FindMissing>(&operation.request)) {
     const bool queued = look_ups_.Run([this, id, find = std::move(*find)] {
-      absl::StatusOr<std::string> missing =
-          store_.FindMissing(find.shard, find.minute, find.ids, find.accepted_s);
+      absl::StatusOr<std::string> missing = store_.FindMissing(find);
       Ended(id, missing.status(), missing.ok() ? *std::move(missing) : "");
     });
     if (!queued) Ended(id, absl::ResourceExhaustedError("too many look-ups wait already"));
   } else if (auto* events = std::get_if<StoreEvents>(&operation.request)) {
     StoreSynced(id, *events);
-  } else if (auto* taken = std::get_if<AdoptTaken>(&operation.request)) {
-    RunOnCommitter(id,
-                   [this, taken = std::move(*taken)] { return store_.AdoptTaken(taken.minutes); });
+  } else if (auto* expire = std::get_if<ExpireRanges>(&operation.request)) {
+    const bool queued = expiries_.Run([this, id, expire = std::move(*expire)] {
+      ExpireNext(id, std::make_shared<ExpiryPlan>(store_, expire));
+    });
+    if (!queued) Ended(id, absl::ResourceExhaustedError("too much waits to be expired already"));
   } else if (auto* rows = std::get_if<StoreRows>(&operation.request)) {
     RunOnCommitter(
         id, [this, rows = std::move(*rows)] { return store_.PutRows(rows.shard, rows.rows); });
@@ -244,6 +249,21 @@ void Replicator::Perform(Actions::Storage operation) {
 }
 
 // --- what others ask ---
+
+Acceptance Replicator::AcceptanceOfWrites() {
+  Acceptance acceptance;
+  acceptance.find_by_key = [this](ShardId shard, const EventId& id) {
+    return store_.FindByKey(shard, id);
+  };
+  absl::MutexLock lock(&mutex_);
+  acceptance.stamps = core_.RuleOfWrites(Now());
+  return acceptance;
+}
+
+Acceptance Replicator::AcceptanceOfReplicates(absl::Duration age) {
+  absl::MutexLock lock(&mutex_);
+  return {core_.RuleOfReplicates(absl::ToInt64Microseconds(age), Now()), nullptr};
+}
 
 absl::Status Replicator::Write(std::shared_ptr<const Incoming> incoming, absl::Time deadline,
                                Outcome done) {
@@ -303,12 +323,29 @@ absl::Status Replicator::ReadDigests(const v1::ReadDigestsRequest& request,
   return store_.ReadDigests(request, response);
 }
 
+absl::Status Replicator::ReadNewest(const v1::ReadNewestRequest& request,
+                                    v1::ReadNewestResponse& response) {
+  const absl::StatusOr<std::vector<uint32_t>> newest = store_.ReadNewest(request);
+  if (!newest.ok()) return newest.status();
+  absl::MutexLock lock(&mutex_);
+  for (int i = 0; i < request.shards_size(); ++i) {
+    response.add_newest_accepted_s(
+        core_.NewestToTell(request.shards(i), (*newest)[static_cast<size_t>(i)]));
+  }
+  return absl::OkStatus();
+}
+
 void Replicator::SyncNow(absl::Span<const ShardId> shards) {
   absl::MutexLock lock(&mutex_);
   core_.SyncNow(shards);
 }
 
 absl::Status Replicator::CheckReadable(ShardId shard, bool for_quorum) {
+  // A copy of an old folder lacks what it vouches for. Other reads wait for peers anyway; and where
+  // one replica makes a quorum, no other may be there to ask.
+  if (for_quorum && placement_.read_quorum() > 1 && !identities_.WasAccepted()) {
+    return absl::UnavailableError("no peer has yet taken this process for the node that it is");
+  }
   absl::MutexLock lock(&mutex_);
   return for_quorum ? core_.CheckJoined(shard) : core_.CheckServing(shard, Now());
 }

@@ -7,6 +7,7 @@
 // Thread-safe.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <thread>
@@ -20,6 +21,8 @@
 #include "absl/time/time.h"
 #include "replica/committer.h"
 #include "replica/core/core.h"
+#include "replica/core/identity.h"
+#include "replica/expiry_plan.h"
 #include "replica/incoming.h"
 #include "replica/peer_calls.h"
 #include "replica/store.h"
@@ -35,10 +38,10 @@ class Replicator {
       std::function<void(const absl::Status& whole, const std::vector<absl::Status>& failures)>;
   using Stored = std::function<void(const absl::Status&, const v1::ReplicateResponse&)>;
 
-  // `channels` (with the placement), `store` and `committer` must outlive it. `retention` is the
-  // store's.
-  Replicator(router::Channels& channels, uint32_t self, Store& store, Committer& committer,
-             absl::Duration retention);
+  // `channels` (with the placement), `identities`, `store` and `committer` must outlive it.
+  // `retention` is the store's, in whole seconds.
+  Replicator(router::Channels& channels, uint32_t self, Identities& identities, Store& store,
+             Committer& committer, absl::Duration retention);
   // Stops.
   ~Replicator();
 
@@ -52,6 +55,10 @@ class Replicator {
   // Coordinates a write: `done` is called once, from any thread, unless an error is returned.
   // kUnavailable: this node cannot coordinate it now. kResourceExhausted: a queue is full.
   absl::Status Write(std::shared_ptr<const Incoming> incoming, absl::Time deadline, Outcome done);
+  // How to take the events of a write, and of what a peer took at most so long ago. Thread-safe.
+  Acceptance AcceptanceOfWrites();
+  Acceptance AcceptanceOfReplicates(absl::Duration age);
+
   // Stores what a peer coordinates. `done` is called once, from any thread, unless an error is
   // returned.
   absl::Status Store(uint32_t from, std::shared_ptr<const Incoming> incoming, Stored done);
@@ -59,6 +66,7 @@ class Replicator {
   void Poll(uint32_t from, v1::PollResponse& response);
   absl::Status ReadDigests(const v1::ReadDigestsRequest& request,
                            v1::ReadDigestsResponse& response);
+  absl::Status ReadNewest(const v1::ReadNewestRequest& request, v1::ReadNewestResponse& response);
   void SyncNow(absl::Span<const ShardId> shards);
 
   // See NodeContext::check_readable.
@@ -77,10 +85,14 @@ class Replicator {
   void Ended(StorageId id, const absl::Status& status, std::string missing = "");
   void RunTicks();
   void NoteComplete(Instant now);
+  // Looks, aside, for what retention may expire.
+  void LookForExpirable(Instant now);
+  // Does the next step of a plan, aside and then on the committer's thread, and so on.
+  void ExpireNext(StorageId id, std::shared_ptr<ExpiryPlan> plan);
   void UpdateMetrics(Instant now);
 
   const router::Placement& placement_;
-  const absl::Duration retention_;
+  const Identities& identities_;
   class Store& store_;
   Committer& committer_;
   std::vector<bool> holds_;
@@ -92,8 +104,11 @@ class Replicator {
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   Instant next_note_ = 0;     // of the ticks' thread
   Instant next_metrics_ = 0;  // the same
+  Instant next_look_ = 0;     // the same
+  std::atomic<bool> is_looking_ = false;
   PeerCalls calls_;
   rpc::BlockingCalls look_ups_;
+  rpc::BlockingCalls expiries_;
   std::thread ticks_;  // joined by Stop
 };
 

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "replica/core/agreed_clock.h"
 #include "replica/store_internal.h"
 #include "rpc/log.h"
 
@@ -28,9 +29,29 @@ size_t BytesOf(absl::Span<const LogEntry> entries) {
   return bytes;
 }
 
+// Gives an entry of the log to `visit`; false where its tag cannot be read.
+bool Give(const ParsedLogKey& key, const ParsedLogValue& value, v1::Tag& parsed,
+          const std::function<void(const LogEntry&)>& visit) {
+  if (!parsed.ParseFromArray(value.tag.data(), static_cast<int>(value.tag.size()))) return false;
+  LogEntry entry;
+  entry.shard = key.shard;
+  entry.minute = key.minute;
+  entry.time_ms = parsed.time_ms();
+  std::copy(key.event_id.begin(), key.event_id.end(), entry.id.begin());
+  entry.accepted_s = value.accepted_s;
+  entry.tag = value.tag;
+  entry.parsed = &parsed;
+  visit(entry);
+  return true;
+}
+
 }  // namespace
 
-Store::Store(StoreOptions options, View& view) : options_(std::move(options)), view_(view) {}
+Store::Store(StoreOptions options, View& view)
+    : options_(std::move(options)),
+      view_(view),
+      expired_(options_.shards),
+      expired_keyed_(options_.shards) {}
 
 Store::~Store() { Close(); }
 
@@ -55,119 +76,6 @@ void Store::Close() {
   db_.reset();
 }
 
-absl::StatusOr<std::vector<Store::Known>> Store::FindKnown(
-    absl::Span<const LogEntry> entries) const {
-  const size_t n = entries.size();
-  std::string keys;  // one after the other
-  keys.reserve(n * kLogKeyBytes);
-  std::vector<rocksdb::Slice> slices(n);
-  std::vector<rocksdb::ColumnFamilyHandle*> families(n);
-  for (size_t i = 0; i < n; ++i) {
-    // A keyed id is known whatever minute it came with, since the key and the cookie alone say that
-    // it is the same tag.
-    const std::string_view id = router::AsBytes(entries[i].id);
-    const bool keyed = router::IsKeyed(id);
-    const char* const key = keys.data() + keys.size();
-    if (keyed) {
-      AppendKeyedKey(entries[i].shard, id, keys);
-    } else {
-      AppendLogKey(entries[i].minute, entries[i].shard, id, keys);
-    }
-    slices[i] = {key, static_cast<size_t>(keys.data() + keys.size() - key)};
-    families[i] = column_families_[keyed ? kKeyedCf : kLogCf];
-  }
-  std::vector<rocksdb::PinnableSlice> values(n);
-  std::vector<rocksdb::Status> statuses(n);
-  db_->MultiGet({}, n, families.data(), slices.data(), values.data(), statuses.data());
-  std::vector<Known> known(n);
-  for (size_t i = 0; i < n; ++i) {
-    if (!statuses[i].ok() && !statuses[i].IsNotFound()) {
-      return FromRocks(statuses[i], "looking up an event");
-    }
-    known[i].found = statuses[i].ok();
-    if (!known[i].found || families[i] != column_families_[kKeyedCf]) continue;
-    const auto value = ParseKeyedValue(values[i].ToStringView());
-    if (!value) return absl::DataLossError("what is known of an idempotency key cannot be read");
-    known[i].minute = value->minute;
-    known[i].content_hash = value->content_hash;
-  }
-  return known;
-}
-
-absl::StatusOr<Store::Staged> Store::Stage(absl::Span<const LogEntry> entries) const {
-  absl::StatusOr<std::vector<Known>> known = FindKnown(entries);
-  if (!known.ok()) return known.status();
-  Staged staged;
-  staged.fresh.reserve(entries.size());
-  // Indexes into `fresh`, and which of those come instead of an event that is in the set.
-  absl::flat_hash_map<std::pair<ShardId, EventId>, size_t> in_batch;
-  in_batch.reserve(entries.size());
-  std::vector<std::pair<size_t, int64_t>> replacing;
-  {
-    absl::MutexLock lock(&mutex_);
-    for (size_t i = 0; i < entries.size(); ++i) {
-      const LogEntry& entry = entries[i];
-      const bool keyed = router::IsKeyed(router::AsBytes(entry.id));
-      const bool found = (*known)[i].found;
-      if (found && !(keyed && ContentHash(entry.tag) < (*known)[i].content_hash)) continue;
-      // What retention took does not come back by a late copy.
-      const auto taken = taken_through_s_.find(entry.minute);
-      if (taken != taken_through_s_.end() && entry.accepted_s <= taken->second) continue;
-      const auto [at, first] = in_batch.try_emplace({entry.shard, entry.id}, staged.fresh.size());
-      if (first) {
-        if (found) replacing.emplace_back(staged.fresh.size(), (*known)[i].minute);
-        staged.fresh.push_back(entry);
-      } else if (LogEntry& rival = staged.fresh[at->second];
-                 keyed && ContentHash(entry.tag) < ContentHash(rival.tag)) {
-        rival = entry;
-      }
-    }
-  }
-  for (const auto& [index, minute] : replacing) {
-    absl::Status status = StageRemoval(staged.fresh[index], minute, staged);
-    if (!status.ok()) return status;
-  }
-  StageBuckets(staged);
-  return staged;
-}
-
-absl::Status Store::StageRemoval(const LogEntry& by, int64_t minute, Staged& staged) const {
-  auto found = LookUp(by.shard, minute, router::AsBytes(by.id));
-  if (!found.ok()) return found.status();
-  Removal& removal = staged.removed.emplace_back();
-  if ((*found)[0]) removal.value = *std::move((*found)[0]);
-  const auto value = ParseLogValue(removal.value);
-  if (!value ||
-      !removal.tag.ParseFromArray(value->tag.data(), static_cast<int>(value->tag.size()))) {
-    return absl::DataLossError(absl::StrCat("an event of minute ", minute, " in ", options_.path,
-                                            " is known by its key and cannot be read"));
-  }
-  removal.entry = {.shard = by.shard,
-                   .minute = minute,
-                   .time_ms = removal.tag.time_ms(),
-                   .id = by.id,
-                   .accepted_s = value->accepted_s,
-                   .tag = value->tag,
-                   .parsed = &removal.tag};
-  return absl::OkStatus();
-}
-
-void Store::StageBuckets(Staged& staged) const {
-  absl::MutexLock lock(&mutex_);
-  const auto bucket_of = [&](const LogEntry& entry)
-                             ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) -> Bucket& {
-    const auto [bucket, first] = staged.buckets.try_emplace({entry.minute, entry.shard});
-    if (first) bucket->second = buckets_.Find(entry.minute, entry.shard);
-    return bucket->second;
-  };
-  for (const Removal& removal : staged.removed) {
-    bucket_of(removal.entry).Remove(router::AsBytes(removal.entry.id), removal.entry.tag);
-  }
-  for (const LogEntry& entry : staged.fresh) {
-    bucket_of(entry).Add(router::AsBytes(entry.id), entry.accepted_s, entry.tag);
-  }
-}
-
 absl::Status Store::Commit(absl::Span<const LogEntry> entries) {
   has_room_.store(HasRoom(options_.disk_reserve_bytes));
   if (!has_room_.load()) {
@@ -176,16 +84,26 @@ absl::Status Store::Commit(absl::Span<const LogEntry> entries) {
   }
   absl::StatusOr<Staged> staged = Stage(entries);
   if (!staged.ok()) return staged.status();
-  if (staged->fresh.empty()) return absl::OkStatus();
+  if (staged->fresh.empty() && staged->late.empty() && staged->raised.empty()) {
+    return absl::OkStatus();
+  }
   rocksdb::WriteBatch batch(BytesOf(staged->fresh));
   // First, since what comes instead may have the same keys.
-  std::vector<int64_t> lost_some;
+  std::vector<LogEntry> removed;
   for (const Removal& removal : staged->removed) {
     const LogEntry& old = removal.entry;
     batch.Delete(column_families_[kLogCf], LogKey(old.minute, old.shard, router::AsBytes(old.id)));
     view_.StageRemove(old, batch);
-    lost_some.push_back(old.minute);
+    removed.push_back(old);
   }
+  std::vector<LogEntry> kept = std::move(staged->late);
+  for (const Raise& raise : staged->raised) {
+    const LogEntry& entry = raise.entry;
+    batch.Put(column_families_[kLogCf],
+              LogKey(entry.minute, entry.shard, router::AsBytes(entry.id)), raise.value);
+    kept.push_back(entry);
+  }
+  if (!kept.empty()) view_.StageAgain(kept, batch);
   std::string log_key;
   for (const LogEntry& entry : staged->fresh) {
     const std::string_view id = router::AsBytes(entry.id);
@@ -209,12 +127,7 @@ absl::Status Store::Commit(absl::Span<const LogEntry> entries) {
     for (const auto& [key, bucket] : staged->buckets) buckets_.Set(key.first, key.second, bucket);
   }
   NoteUnsaved(*staged);
-  view_.Committed(staged->fresh);
-  if (!lost_some.empty()) {
-    std::sort(lost_some.begin(), lost_some.end());
-    lost_some.erase(std::unique(lost_some.begin(), lost_some.end()), lost_some.end());
-    view_.Removed(lost_some);
-  }
+  view_.Committed(staged->fresh, removed);
   return absl::OkStatus();
 }
 
@@ -272,18 +185,22 @@ absl::Status Store::ReadMinute(int64_t minute,
                                const std::function<void(const LogEntry&)>& visit) const {
   v1::Tag parsed;
   return VisitMinute(minute, [&](const ParsedLogKey& key, const ParsedLogValue& value) {
-    if (!parsed.ParseFromArray(value.tag.data(), static_cast<int>(value.tag.size()))) return false;
-    LogEntry entry;
-    entry.shard = key.shard;
-    entry.minute = minute;
-    entry.time_ms = parsed.time_ms();
-    std::copy(key.event_id.begin(), key.event_id.end(), entry.id.begin());
-    entry.accepted_s = value.accepted_s;
-    entry.tag = value.tag;
-    entry.parsed = &parsed;
-    visit(entry);
-    return true;
+    return Give(key, value, parsed, visit);
   });
+}
+
+absl::Status Store::ReadBucket(int64_t minute, ShardId shard,
+                               const std::function<void(const LogEntry&)>& visit) const {
+  v1::Tag parsed;
+  bool is_readable = true;
+  absl::Status status =
+      VisitBucket(shard, minute, {}, [&](const ParsedLogKey& key, const ParsedLogValue& value) {
+        is_readable = Give(key, value, parsed, visit);
+        return is_readable;
+      });
+  if (!status.ok() || is_readable) return status;
+  return absl::DataLossError(absl::StrCat("an event of shard ", shard, ", minute ", minute, " in ",
+                                          options_.path, " cannot be read"));
 }
 
 Digest Store::MinuteDigest(int64_t minute) const {
@@ -323,15 +240,44 @@ std::vector<int64_t> Store::Minutes() const {
   return minutes;
 }
 
-uint32_t Store::TakenThroughS(int64_t minute) const {
+uint32_t Store::ExpiredThroughS(ShardId shard, int64_t minute) const {
   absl::MutexLock lock(&mutex_);
-  const auto found = taken_through_s_.find(minute);
-  return found == taken_through_s_.end() ? 0 : found->second;
+  return expired_[shard].Find(minute).through_s;
+}
+
+uint64_t Store::ExpiredHash(ShardId shard) const {
+  absl::MutexLock lock(&mutex_);
+  return expired_[shard].hash();
+}
+
+uint32_t Store::NewestAcceptedS(ShardId shard, int64_t minute) const {
+  absl::MutexLock lock(&mutex_);
+  return buckets_.Find(minute, shard).newest_accepted_s;
+}
+
+uint64_t Store::ExpiredKeyed(ShardId shard) const {
+  absl::MutexLock lock(&mutex_);
+  return expired_keyed_[shard];
+}
+
+uint32_t Store::RemovedThroughS(ShardId shard, int64_t minute) const {
+  absl::MutexLock lock(&mutex_);
+  return expired_[shard].Find(minute).removed_through_s;
+}
+
+uint32_t Store::ExpiredAtS(absl::Span<const ShardId> shards, int64_t minute) const {
+  uint32_t latest = 0;
+  absl::MutexLock lock(&mutex_);
+  for (const ShardId shard : shards) {
+    latest = std::max(latest, expired_[shard].Find(minute).expired_at_s);
+  }
+  return latest;
 }
 
 int64_t Store::NewestTimeMs() const {
-  // This node never takes its newest minute by itself, so the start of that one is a safe lower
-  // bound that needs no record of its own. Where it took what a peer took, it may be lower still.
+  // This node never expires its newest minute by itself, so the start of that one is a safe lower
+  // bound that needs no record of its own. Where a peer's expiry was adopted, it may be lower
+  // still.
   absl::MutexLock lock(&mutex_);
   if (buckets_.minutes().empty()) return std::numeric_limits<int64_t>::min();
   return buckets_.minutes().rbegin()->first * router::kMinuteMs;

@@ -34,7 +34,10 @@
 #include "absl/types/span.h"
 #include "allezon/v1/replica.pb.h"
 #include "replica/bucket_index.h"
+#include "replica/core/expiry_round.h"
 #include "replica/core/types.h"
+#include "replica/expired_ranges.h"
+#include "replica/expiry_plan.h"
 #include "replica/log_format.h"
 #include "replica/view.h"
 
@@ -42,14 +45,20 @@ namespace allezon::replica {
 
 struct StoreOptions {
   std::string path;
-  std::string service;  // "profile" or "aggregate"; a folder of the other one is refused
+  // Whose folder it is: one of another cluster, service ("profile", "aggregate") or instance is
+  // refused, and so is one that was written with other settings, which what it says depends on.
+  std::string cluster;
+  std::string service;
+  std::string instance;
   uint32_t shards = router::kShardsDefault;
+  uint32_t replication_factor = 0;
+  uint32_t write_quorum = 0;
   bool sync_wal = true;
   // Commits are refused while less than this is free on the disk. RocksDB's own flushes and
   // compactions need room too, and a log of its that failed half-way can only be opened anew.
   uint64_t disk_reserve_bytes = 0;
   // Both of the logical time that is kept and of the wall time that an event stays after it was
-  // accepted.
+  // accepted. In whole seconds.
   absl::Duration retention = absl::Hours(24);
   size_t block_cache_bytes = size_t{256} << 20;
   size_t write_buffer_bytes = size_t{64} << 20;  // each column family's memtable
@@ -58,9 +67,9 @@ struct StoreOptions {
 
 class Store final : public LogReader, public DigestSource {
  public:
-  // kFailedPrecondition: the folder holds something else, or belongs to another service or number
-  // of shards. kDataLoss: it is corrupt. kUnavailable: another process has it, or the disk fails.
-  // Messages name the folder. `view` must outlive the store.
+  // kFailedPrecondition: the folder holds something else, or is not that of the options; the
+  // message says what to do. kDataLoss: it is corrupt. kUnavailable: another process has it, or the
+  // disk fails. Messages name the folder. `view` must outlive the store.
   static absl::StatusOr<std::unique_ptr<Store>> Open(StoreOptions options, View& view);
   ~Store() override;
 
@@ -70,22 +79,41 @@ class Store final : public LogReader, public DigestSource {
   // way. kUnavailable: none was added; the disk has no room, or NeedsReopen() tells more. Single
   // writer.
   absl::Status Commit(absl::Span<const LogEntry> entries);
-  // Work that needs no hurry, in small steps: saves digests of minutes that are quiet, takes what
-  // LookAhead found. Returns whether there is more to do at once. Single writer.
+  // Work that needs no hurry, in small steps: saves digests of minutes that are quiet. Returns
+  // whether there is more to do at once. Single writer.
   bool Maintain();
-  // Finds what retention allows to take, some minutes at a time, and reads what must be known to
-  // take it, so that the writer is not held up by that. One caller at a time, from any thread.
-  void LookAhead();
   // Closes the view and flushes. Idempotent; nothing may be called afterwards.
   void Close();
+
+  // --- retention ---
+
+  // Buckets that hold nothing that was accepted after `horizon_s`, and whose minute is older than
+  // the newest one by the retention: kExpiryBucketsMax at most. It looks at some minutes at a time
+  // and goes on where it was. One caller at a time, from any thread.
+  std::vector<ExpiryCandidate> FindExpirable(WallS horizon_s);
+  // What several clocks agree on, not after the true time; the infinite past until it was noted.
+  // Thread-safe.
+  void NoteAgreedNow(absl::Time now) { agreed_now_us_.store(absl::ToUnixMicros(now)); }
+  absl::Time agreed_now() const {
+    const int64_t us = agreed_now_us_.load();
+    return us == kNever ? absl::InfinitePast() : absl::FromUnixMicros(us);
+  }
+  // One step of an ExpiryPlan; each is atomic, and may be done again. Single writer, and
+  // kUnavailable where the disk refuses, as for Commit.
+  absl::Status Expire(const ExpiryStep& step);
+
+  // --- keys ---
+
+  // The event that the set has under the id of an idempotency key, with the serialised tag; none
+  // where it has none. kDataLoss, kUnavailable: it cannot be read. Thread-safe.
+  absl::StatusOr<std::shared_ptr<const router::Event>> FindByKey(ShardId shard,
+                                                                 const EventId& id) const;
+
+  // --- sync ---
 
   // What a sync brings besides events. Single writer, and kUnavailable where the disk refuses, as
   // for Commit.
   //
-  // Takes of each minute what was accepted up to its taken_through_s, if that is further than this
-  // node went by itself and this node's clock agrees that it is older than the retention; other
-  // minutes are left for a later time.
-  absl::Status AdoptTaken(absl::Span<const v1::TakenMinute> minutes);
   // Puts rows that a peer's view keeps of the shard. kInvalidArgument, with nothing put: some are
   // no such rows.
   absl::Status PutRows(ShardId shard, absl::Span<const v1::ViewRow> rows);
@@ -112,29 +140,37 @@ class Store final : public LogReader, public DigestSource {
   // event were looked at.
   absl::Status ReadEvents(const v1::ReadEventsRequest& request,
                           v1::ReadEventsResponse& response) const;
-  absl::Status ReadTaken(const v1::ReadTakenRequest& request,
-                         v1::ReadTakenResponse& response) const;
+  absl::Status ReadExpired(const v1::ReadExpiredRequest& request,
+                           v1::ReadExpiredResponse& response) const;
+  // By bucket of the request: its newest acceptance, 0 where it is empty.
+  absl::StatusOr<std::vector<uint32_t>> ReadNewest(const v1::ReadNewestRequest& request) const;
   absl::Status ReadRows(const v1::ReadRowsRequest& request, v1::ReadRowsResponse& response) const;
-  // Those of `ids` (16 bytes each, one after the other, in a peer's log of the shard's minute) that
-  // this set lacks and may take, in their order. `accepted_s`, one an id: what is not after the
-  // minute's TakenThroughS is not missing. Errors as above. Thread-safe.
-  absl::StatusOr<std::string> FindMissing(ShardId shard, int64_t minute, std::string_view ids,
-                                          absl::Span<const uint32_t> accepted_s) const;
+  // Those of the ids in a peer's log that this set lacks and may take, or should have instead of
+  // what it has, in their order: as FindMissing (core/types.h) says it. Errors as above.
+  // Thread-safe.
+  absl::StatusOr<std::string> FindMissing(const replica::FindMissing& find) const;
 
   // DigestSource. Thread-safe.
   Digest ShardDigest(ShardId shard) const override;
   Digest HourDigest(ShardId shard, int64_t hour) const override;
   Digest MinuteDigest(ShardId shard, int64_t minute) const override;
+  uint32_t ExpiredThroughS(ShardId shard, int64_t minute) const override;
+  uint64_t ExpiredHash(ShardId shard) const override;
+  uint32_t NewestAcceptedS(ShardId shard, int64_t minute) const override;
+  uint64_t ExpiredKeyed(ShardId shard) const override;
 
   // LogReader. Thread-safe.
   absl::Status ReadMinute(int64_t minute,
+                          const std::function<void(const LogEntry&)>& visit) const override;
+  absl::Status ReadBucket(int64_t minute, ShardId shard,
                           const std::function<void(const LogEntry&)>& visit) const override;
   Digest MinuteDigest(int64_t minute) const override;
   Digest BucketDigest(int64_t minute, ShardId shard) const override {
     return BucketOf(minute, shard).digest;
   }
   std::vector<int64_t> Minutes() const override;
-  uint32_t TakenThroughS(int64_t minute) const override;
+  uint32_t RemovedThroughS(ShardId shard, int64_t minute) const override;
+  uint32_t ExpiredAtS(absl::Span<const ShardId> shards, int64_t minute) const override;
   int64_t NewestTimeMs() const override;
 
   // The digest bucket of a shard's minute; empty where nothing is. Thread-safe.
@@ -147,6 +183,12 @@ class Store final : public LogReader, public DigestSource {
 
   // A random id that the data folder got when it was made.
   const std::string& store_id() const { return store_id_; }
+  // Of this process: higher than that of any that had the folder before, and recorded in it.
+  uint64_t incarnation() const { return incarnation_; }
+  // Of the process that had the folder last; 0 where none had.
+  uint64_t previous_incarnation() const { return previous_incarnation_; }
+  // Records a higher one, durably. Single writer.
+  absl::Status RecordIncarnation(uint64_t incarnation);
   // Whether the last commit was stored; false while the disk refuses writes. Thread-safe.
   bool healthy() const { return !db_failed_.load() && has_room_.load(); }
   // Whether a write of RocksDB's failed a while ago, and the disk has room now. It refuses all
@@ -165,9 +207,17 @@ class Store final : public LogReader, public DigestSource {
     v1::Tag tag;
     LogEntry entry;  // borrows from the others
   };
+  // An event of the log that was accepted again.
+  struct Raise {
+    std::string value;  // as it is to be
+    v1::Tag tag;
+    LogEntry entry;  // borrows from the others
+  };
   // What one commit changes, worked out before anything is written.
   struct Staged {
     std::vector<LogEntry> fresh;
+    std::vector<LogEntry> late;  // for buckets that retention expired: only the view may keep them
+    std::deque<Raise> raised;
     std::deque<Removal> removed;
     absl::flat_hash_map<std::pair<int64_t, ShardId>, Bucket> buckets;  // their new values
   };
@@ -176,20 +226,6 @@ class Store final : public LogReader, public DigestSource {
     bool found = false;
     int64_t minute = 0;
     uint64_t content_hash = 0;
-  };
-  // The same for what retention takes of a minute.
-  struct Taking {
-    int64_t minute = 0;
-    uint32_t through_s = 0;
-    BucketIndex::Shards buckets;  // their new values
-    bool all = false;             // all of the minute goes, with every row of its digests
-  };
-  // A minute that is to be taken whole.
-  struct Doomed {
-    int64_t minute = 0;
-    uint32_t through_s = 0;
-    Digest digest;                  // of what was looked at
-    std::vector<std::string> keys;  // those of its events in the index of idempotency keys
   };
   // A minute whose digests on disk are marked, as they may be behind those in memory.
   struct Unsaved {
@@ -204,14 +240,24 @@ class Store final : public LogReader, public DigestSource {
   Store(StoreOptions options, View& view);
   absl::Status OpenDb();
   absl::Status CheckIdentity();
+  absl::Status CheckIdentity(std::string_view format, rocksdb::WriteBatch& batch);
+  absl::Status NewIncarnation(rocksdb::WriteBatch& batch);
   absl::Status LoadDigests();
   absl::StatusOr<BucketIndex::Shards> BucketsOfLog(int64_t minute) const;
   absl::Status RemakeDigests(int64_t minute);
-  absl::Status LoadTaken();
+  absl::Status LoadExpired();
+  absl::Status ConvertTaken();
   absl::Status LoadJoined();
   absl::StatusOr<Staged> Stage(absl::Span<const LogEntry> entries) const;
   absl::StatusOr<std::vector<Known>> FindKnown(absl::Span<const LogEntry> entries) const;
+  // The same for ids of a bucket, 16 bytes each, one after the other.
+  absl::StatusOr<std::vector<Known>> LookUpIds(ShardId shard, int64_t minute,
+                                               std::string_view ids) const;
   absl::Status StageRemoval(const LogEntry& by, int64_t minute, Staged& staged) const;
+  absl::Status StageRaise(const LogEntry& again, int64_t minute, Staged& staged) const;
+  // The log's value for an event that is known by its key, and the event; borrows from the others.
+  absl::StatusOr<LogEntry> ReadKnown(const LogEntry& by, int64_t minute, std::string& value,
+                                     v1::Tag& tag) const;
   void StageBuckets(Staged& staged) const;
   absl::Status Write(rocksdb::WriteBatch& batch, bool sync);
   // Before and after the commit of what was staged.
@@ -227,21 +273,19 @@ class Store final : public LogReader, public DigestSource {
   void StageBucket(int64_t minute, ShardId shard, const Bucket& bucket,
                    rocksdb::WriteBatch& batch) const;
 
-  // Some minutes that retention allows to take; none while earlier ones wait to be taken.
-  std::vector<Doomed> FindDoomed();
-  // A step towards taking what was found; whether there is more.
-  bool TakeDoomed();
-  std::vector<Doomed> NextDoomed(bool& more);
-  absl::Status TakeMinute(int64_t minute, uint32_t taken_through_s);
-  // Adds to the batch what goes with the minute's events that were accepted up to `through_s`.
-  // `keys`: where all of them were, what goes of the index of idempotency keys; null where that is
-  // to be looked up.
-  absl::StatusOr<Taking> StageTake(int64_t minute, uint32_t through_s,
-                                   const std::vector<std::string>* keys,
-                                   rocksdb::WriteBatch& batch) const;
-  absl::Status StageTakeEvents(Taking& taking, bool takes_all, rocksdb::WriteBatch& batch) const;
-  void StageTakeWhole(Taking& taking, rocksdb::WriteBatch& batch) const;
-  absl::Status WriteTaken(absl::Span<const Taking> taken, rocksdb::WriteBatch& batch);
+  // Retention, in store_expiry.cc.
+  friend class ExpiryPlan;
+  struct Expiring;
+  absl::StatusOr<Expiring> StageExpiry(const ExpiryStep& step, rocksdb::WriteBatch& batch) const;
+  absl::Status StageExpiredBucket(const PlannedBucket& planned, Expiring& expiring,
+                                  rocksdb::WriteBatch& batch) const;
+  absl::Status StageExpiredPart(const PlannedBucket& planned, Expiring& expiring,
+                                rocksdb::WriteBatch& batch) const;
+  void StageExpiredLog(Expiring& expiring, rocksdb::WriteBatch& batch) const;
+  void StageExpiredRecords(const std::vector<v1::ExpiredRange>& ranges, Expiring& expiring,
+                           rocksdb::WriteBatch& batch) const;
+  std::vector<PlannedBucket> BucketsOf(const ExpireRanges& expire) const;
+  absl::StatusOr<std::vector<std::string>> KeysOf(int64_t minute, ShardId shard) const;
 
   // Visits the events of a minute in every shard, in key order, as of one moment.
   absl::Status VisitMinute(int64_t minute, const VisitInMinute& visit) const;
@@ -262,15 +306,19 @@ class Store final : public LogReader, public DigestSource {
   std::unique_ptr<rocksdb::DB> db_;
   std::vector<rocksdb::ColumnFamilyHandle*> column_families_;
   std::string store_id_;
+  uint64_t incarnation_ = 0;
+  uint64_t previous_incarnation_ = 0;
+  bool is_by_minute_ = false;                // the folder is of a format that is converted
   std::atomic<bool> db_failed_{false};       // a write of RocksDB's failed
   std::atomic<int64_t> db_failed_at_us_{0};  // when, since 1970
   std::atomic<bool> has_room_{true};
+  std::atomic<int64_t> agreed_now_us_{kNever};
   absl::flat_hash_map<int64_t, Unsaved> unsaved_;  // by minute; of the single writer
 
   mutable absl::Mutex mutex_;
   BucketIndex buckets_ ABSL_GUARDED_BY(mutex_);
-  absl::btree_map<int64_t, uint32_t> taken_through_s_ ABSL_GUARDED_BY(mutex_);
-  std::deque<Doomed> doomed_ ABSL_GUARDED_BY(mutex_);
+  std::vector<ExpiredRanges> expired_ ABSL_GUARDED_BY(mutex_);   // by shard
+  std::vector<uint64_t> expired_keyed_ ABSL_GUARDED_BY(mutex_);  // by shard, of this process
   // Where the look for such minutes goes on.
   int64_t look_from_minute_ ABSL_GUARDED_BY(mutex_) = std::numeric_limits<int64_t>::min();
   std::string joined_ ABSL_GUARDED_BY(mutex_);  // a byte a shard, as on disk

@@ -12,7 +12,16 @@
 namespace allezon::replica {
 
 // Indexes of the column families; "default" holds whose folder it is.
-enum ColumnFamily { kMetaCf, kLogCf, kDigestCf, kTakenCf, kKeyedCf, kViewCf, kColumnFamilies };
+enum ColumnFamily {
+  kMetaCf,
+  kLogCf,
+  kDigestCf,
+  kTakenCf,
+  kKeyedCf,
+  kViewCf,
+  kExpiredCf,
+  kColumnFamilies
+};
 
 // Keys of the meta column family that change while the store is open.
 inline constexpr char kJoinedKey[] = "joined";

@@ -7,11 +7,14 @@
 #include <rocksdb/slice_transform.h>
 #include <rocksdb/table.h>
 
+#include <algorithm>
 #include <cstdarg>
 #include <cstdio>
 #include <filesystem>
+#include <vector>
 
 #include "absl/strings/escaping.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "replica/background.h"
@@ -23,9 +26,8 @@ namespace allezon::replica {
 namespace {
 
 constexpr char kFormatKey[] = "format";
-constexpr char kServiceKey[] = "service";
-constexpr char kShardsKey[] = "shards";
 constexpr char kStoreIdKey[] = "store_id";
+constexpr char kIncarnationKey[] = "incarnation";
 // Bits of bloom filter a key: about 1 % false positives; each one costs a dedupe look-up a block
 // read.
 constexpr double kBloomBitsPerKey = 10;
@@ -118,11 +120,26 @@ rocksdb::ColumnFamilyOptions SharedOptions(const StoreOptions& options,
   return shared;
 }
 
+// The minute and shard of a key with that many bytes. RocksDB 7.8 keeps one hint a prefix for both
+// a memtable's rows and its range tombstones, and follows one into the other table: so no key that
+// begins a range tombstone (a minute or a bucket) may be one that has a prefix.
+class BucketPrefix final : public rocksdb::SliceTransform {
+ public:
+  explicit BucketPrefix(size_t key_bytes) : key_bytes_(key_bytes) {}
+  const char* Name() const override { return "allezon.BucketPrefix"; }
+  rocksdb::Slice Transform(const rocksdb::Slice& key) const override {
+    return {key.data(), kBucketKeyBytes};
+  }
+  bool InDomain(const rocksdb::Slice& key) const override { return key.size() == key_bytes_; }
+
+ private:
+  const size_t key_bytes_;
+};
+
 // What comes in belongs to few minutes: an insert begins its search where the last one of the same
 // (minute, shard) went, instead of at the top of the whole memtable.
-void SearchFromBucket(rocksdb::ColumnFamilyOptions& options) {
-  options.memtable_insert_with_hint_prefix_extractor.reset(
-      rocksdb::NewFixedPrefixTransform(kBucketKeyBytes));
+void SearchFromBucket(rocksdb::ColumnFamilyOptions& options, size_t key_bytes) {
+  options.memtable_insert_with_hint_prefix_extractor = std::make_shared<BucketPrefix>(key_bytes);
 }
 
 rocksdb::ColumnFamilyOptions LogOptions(rocksdb::ColumnFamilyOptions shared) {
@@ -132,6 +149,23 @@ rocksdb::ColumnFamilyOptions LogOptions(rocksdb::ColumnFamilyOptions shared) {
   // Retention leaves range tombstones; files that are mostly dead go soon.
   shared.periodic_compaction_seconds = 0;
   return shared;
+}
+
+// What `meta` says of whose folder it is, and must say at each start.
+struct Belonging {
+  const char* key;
+  std::string value;
+  const char* flag = nullptr;  // of a setting; none: it says whose the folder is
+  bool may_lack = true;        // in folders of older versions
+};
+
+std::vector<Belonging> BelongingsOf(const StoreOptions& options) {
+  return {{"cluster", options.cluster},
+          {"service", options.service, nullptr, /*may_lack=*/false},
+          {"instance", options.instance},
+          {"shards", absl::StrCat(options.shards), "--shards", /*may_lack=*/false},
+          {"rf", absl::StrCat(options.replication_factor), "--rf"},
+          {"write_quorum", absl::StrCat(options.write_quorum), "--write_quorum"}};
 }
 
 absl::Status CheckFolder(const std::string& path) {
@@ -191,12 +225,13 @@ absl::Status Store::OpenDb() {
   std::vector<rocksdb::ColumnFamilyDescriptor> descriptors(kColumnFamilies);
   descriptors[kMetaCf] = {rocksdb::kDefaultColumnFamilyName, shared};
   descriptors[kLogCf] = {"log", LogOptions(shared)};
-  SearchFromBucket(descriptors[kLogCf].options);
+  SearchFromBucket(descriptors[kLogCf].options, kLogKeyBytes);
   descriptors[kDigestCf] = {"digest", shared};
-  SearchFromBucket(descriptors[kDigestCf].options);
+  SearchFromBucket(descriptors[kDigestCf].options, kBucketKeyBytes);
   descriptors[kTakenCf] = {"taken", shared};
   descriptors[kKeyedCf] = {"keyed", LogOptions(shared)};
   descriptors[kViewCf] = {"view", view_options};
+  descriptors[kExpiredCf] = {"expired", shared};
   rocksdb::DB* db = nullptr;
   const rocksdb::Status status = rocksdb::DB::Open(DbOptions(options_.path), options_.path,
                                                    descriptors, &column_families_, &db);
@@ -204,56 +239,140 @@ absl::Status Store::OpenDb() {
   return FromRocks(status, absl::StrCat("data folder ", options_.path));
 }
 
+// What is written of whose folder it is changes with its incarnation in one batch.
 absl::Status Store::CheckIdentity() {
+  const std::string where = absl::StrCat("data folder ", options_.path);
   rocksdb::ColumnFamilyHandle* meta = column_families_[kMetaCf];
-  const std::string format = absl::StrCat(kFormatVersion);
-  const std::string shards = absl::StrCat(options_.shards);
-  std::string found;
-  rocksdb::Status status = db_->Get({}, meta, kFormatKey, &found);
+  rocksdb::WriteBatch batch;
+  std::string format;
+  const rocksdb::Status status = db_->Get({}, meta, kFormatKey, &format);
   if (status.IsNotFound()) {
     store_id_ =
         absl::BytesToHexString(absl::string_view(router::NewEventId(absl::Now()).data(), 16));
-    rocksdb::WriteBatch batch;
-    batch.Put(meta, kFormatKey, format);
-    batch.Put(meta, kServiceKey, options_.service);
-    batch.Put(meta, kShardsKey, shards);
+    batch.Put(meta, kFormatKey, absl::StrCat(kFormatVersion));
     batch.Put(meta, kStoreIdKey, store_id_);
-    rocksdb::WriteOptions write;
-    write.sync = true;
-    return FromRocks(db_->Write(write, &batch), absl::StrCat("data folder ", options_.path));
+    for (const Belonging& one : BelongingsOf(options_)) batch.Put(meta, one.key, one.value);
+  } else if (!status.ok()) {
+    return FromRocks(status, where);
+  } else if (absl::Status s = CheckIdentity(format, batch); !s.ok()) {
+    return s;
   }
-  if (!status.ok()) return FromRocks(status, absl::StrCat("data folder ", options_.path));
-  if (found != format) {
-    return absl::FailedPreconditionError(absl::StrCat("data folder ", options_.path, " has format ",
-                                                      found, ", this program ", format));
-  }
-  const auto expect = [&](const char* key, const std::string& want) {
-    std::string value;
-    const rocksdb::Status got = db_->Get({}, meta, key, &value);
-    if (!got.ok()) return FromRocks(got, absl::StrCat("data folder ", options_.path, ", ", key));
-    if (value == want) return absl::OkStatus();
-    return absl::FailedPreconditionError(absl::StrCat("data folder ", options_.path, " belongs to ",
-                                                      key, " ", value, ", not ", want));
-  };
-  if (absl::Status s = expect(kServiceKey, options_.service); !s.ok()) return s;
-  if (absl::Status s = expect(kShardsKey, shards); !s.ok()) return s;
-  return FromRocks(db_->Get({}, meta, kStoreIdKey, &store_id_),
-                   absl::StrCat("data folder ", options_.path, ", store_id"));
+  if (absl::Status s = NewIncarnation(batch); !s.ok()) return s;
+  rocksdb::WriteOptions write;
+  write.sync = true;
+  return FromRocks(db_->Write(write, &batch), where);
 }
 
-absl::Status Store::LoadTaken() {
+// Of a folder that has data. What an older version did not write is added to the batch.
+absl::Status Store::CheckIdentity(std::string_view format, rocksdb::WriteBatch& batch) {
+  const std::string where = absl::StrCat("data folder ", options_.path);
+  rocksdb::ColumnFamilyHandle* meta = column_families_[kMetaCf];
+  if (format == absl::StrCat(kFormatVersionByMinute)) {
+    is_by_minute_ = true;  // ConvertTaken makes it one of this format
+  } else if (format != absl::StrCat(kFormatVersion)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(where, " has format ", absl::string_view(format.data(), format.size()),
+                     ", this program ", kFormatVersion));
+  }
+  std::string settings_found, settings;
+  for (const Belonging& one : BelongingsOf(options_)) {
+    std::string value;
+    const rocksdb::Status got = db_->Get({}, meta, one.key, &value);
+    if (got.IsNotFound() && one.may_lack) {
+      batch.Put(meta, one.key, one.value);
+      continue;
+    }
+    if (!got.ok()) return FromRocks(got, absl::StrCat(where, ", ", one.key));
+    if (value == one.value) continue;
+    if (one.flag == nullptr) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(where, " belongs to ", one.key, " ", value, ", not ", one.value,
+                       ": name the right folder with --data, or an empty one"));
+    }
+    absl::StrAppend(&settings_found, " ", one.flag, "=", value);
+    absl::StrAppend(&settings, " ", one.flag, "=", one.value);
+  }
+  if (!settings.empty()) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        where, " was written with", settings_found, ", not", settings,
+        ": they are for the life of the data, so start with the old ones, or every node of the "
+        "service with an empty folder"));
+  }
+  return FromRocks(db_->Get({}, meta, kStoreIdKey, &store_id_), absl::StrCat(where, ", store_id"));
+}
+
+// Whatever the clock says it is higher than all before.
+absl::Status Store::NewIncarnation(rocksdb::WriteBatch& batch) {
+  const std::string where = absl::StrCat("data folder ", options_.path);
+  rocksdb::ColumnFamilyHandle* meta = column_families_[kMetaCf];
+  std::string before;
+  const rocksdb::Status status = db_->Get({}, meta, kIncarnationKey, &before);
+  if (!status.ok() && !status.IsNotFound()) return FromRocks(status, where);
+  if (status.ok() && !absl::SimpleAtoi(before, &previous_incarnation_)) {
+    return absl::DataLossError(absl::StrCat(where, " has an incarnation that cannot be read"));
+  }
+  const int64_t now = std::max<int64_t>(0, absl::ToUnixNanos(options_.clock()));
+  incarnation_ = std::max(previous_incarnation_ + 1, static_cast<uint64_t>(now));
+  batch.Put(meta, kIncarnationKey, absl::StrCat(incarnation_));
+  return absl::OkStatus();
+}
+
+absl::Status Store::RecordIncarnation(uint64_t incarnation) {
+  rocksdb::WriteBatch batch;
+  batch.Put(column_families_[kMetaCf], kIncarnationKey, absl::StrCat(incarnation));
+  return Write(batch, /*sync=*/true);
+}
+
+// What was removed by minute, on whosever word, says nothing of what other replicas of a shard
+// have: it tells only that the minutes are gone for whoever asks. What peers still hold of them is
+// pulled, and expires anew, by shard.
+absl::Status Store::ConvertTaken() {
+  if (!is_by_minute_) return absl::OkStatus();
+  const std::string where = absl::StrCat("data folder ", options_.path);
+  rocksdb::WriteBatch batch;
   absl::MutexLock lock(&mutex_);
   std::unique_ptr<rocksdb::Iterator> taken(db_->NewIterator({}, column_families_[kTakenCf]));
   for (taken->SeekToFirst(); taken->Valid(); taken->Next()) {
     const auto minute = ParseMinuteKey(taken->key().ToStringView());
     const auto through_s = ParseSecondsValue(taken->value().ToStringView());
     if (!minute || !through_s) {
+      return absl::DataLossError(
+          absl::StrCat(where, " has a record of retention that cannot be read"));
+    }
+    const ExpiredMark mark{
+        0, *through_s,
+        *through_s + static_cast<uint32_t>(absl::ToInt64Seconds(options_.retention))};
+    for (ShardId shard = 0; shard < options_.shards; ++shard) {
+      if (joined_[shard] != 0) expired_[shard].Join(*minute, *minute + 1, mark);
+    }
+    batch.Delete(column_families_[kTakenCf], taken->key());
+  }
+  if (!taken->status().ok()) return FromRocks(taken->status(), where);
+  for (ShardId shard = 0; shard < options_.shards; ++shard) {
+    for (const auto& [from, range] : expired_[shard].ranges()) {
+      batch.Put(column_families_[kExpiredCf], ExpiredKey(shard, from), ExpiredValue(range));
+    }
+  }
+  batch.Put(column_families_[kMetaCf], kFormatKey, absl::StrCat(kFormatVersion));
+  rocksdb::WriteOptions write;
+  write.sync = true;
+  rpc::LogInfo("data folder converted", {{"path", options_.path}, {"format", kFormatVersion}});
+  return FromRocks(db_->Write(write, &batch), where);
+}
+
+absl::Status Store::LoadExpired() {
+  absl::MutexLock lock(&mutex_);
+  std::unique_ptr<rocksdb::Iterator> expired(db_->NewIterator({}, column_families_[kExpiredCf]));
+  for (expired->SeekToFirst(); expired->Valid(); expired->Next()) {
+    const auto key = ParseExpiredKey(expired->key().ToStringView());
+    const auto range = ParseExpiredValue(expired->value().ToStringView());
+    if (!key || key->shard >= options_.shards || !range) {
       return absl::DataLossError(absl::StrCat("data folder ", options_.path,
                                               " has a record of retention that cannot be read"));
     }
-    taken_through_s_[*minute] = *through_s;
+    expired_[key->shard].Join(key->minute, range->to, range->mark);
   }
-  return FromRocks(taken->status(), "reading what retention took");
+  return FromRocks(expired->status(), "reading what retention expired");
 }
 
 absl::Status Store::LoadJoined() {
@@ -281,8 +400,9 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(StoreOptions options, View& v
   if (absl::Status s = store->OpenDb(); !s.ok()) return s;
   if (absl::Status s = store->CheckIdentity(); !s.ok()) return s;
   if (absl::Status s = store->LoadDigests(); !s.ok()) return s;
-  if (absl::Status s = store->LoadTaken(); !s.ok()) return s;
+  if (absl::Status s = store->LoadExpired(); !s.ok()) return s;
   if (absl::Status s = store->LoadJoined(); !s.ok()) return s;
+  if (absl::Status s = store->ConvertTaken(); !s.ok()) return s;
   ViewContext context;
   context.db = store->db_.get();
   context.column_family = store->column_families_[kViewCf];

@@ -17,7 +17,7 @@ namespace {
 constexpr size_t kIdBytes = std::tuple_size_v<EventId>;
 // Of one answer; replica.proto promises them.
 constexpr int kIdsMax = 50'000;
-constexpr int kTakenMax = 10'000;
+constexpr int kExpiredMax = 10'000;
 constexpr size_t kPageBytesMax = 1 << 20;
 // Keys that are looked up at once.
 constexpr size_t kLookupsMax = 256;
@@ -92,6 +92,11 @@ absl::Status Store::ReadDigests(const v1::ReadDigestsRequest& request,
   for (const ShardId shard : shards) {
     buckets_.AppendDigests(request.level(), shard, request.hour(), response.mutable_digests());
   }
+  response.clear_expired_hashes();
+  if (request.level() != v1::DIGEST_LEVEL_SHARD) return absl::OkStatus();
+  for (const ShardId shard : request.shards()) {
+    response.add_expired_hashes(expired_[shard].hash());
+  }
   return absl::OkStatus();
 }
 
@@ -109,6 +114,9 @@ absl::Status Store::ReadIds(const v1::ReadIdsRequest& request,
                        }
                        ids.append(key.event_id);
                        response.add_accepted_s(value.accepted_s);
+                       if (router::IsKeyed(key.event_id)) {
+                         response.add_keyed_hashes(ContentHash(value.tag));
+                       }
                        return true;
                      });
 }
@@ -189,51 +197,130 @@ absl::StatusOr<std::vector<std::optional<std::string>>> Store::LookUp(ShardId sh
   return found;
 }
 
-absl::StatusOr<std::string> Store::FindMissing(ShardId shard, int64_t minute, std::string_view ids,
-                                               absl::Span<const uint32_t> accepted_s) const {
-  absl::Status status = CheckRange(shard, {});
-  if (status.ok()) status = CheckIds(ids);
-  if (!status.ok()) return status;
-  if (accepted_s.size() != ids.size() / kIdBytes) {
-    return absl::InvalidArgumentError("each id has one time of acceptance");
+absl::StatusOr<std::vector<Store::Known>> Store::LookUpIds(ShardId shard, int64_t minute,
+                                                           std::string_view ids) const {
+  std::vector<LogEntry> entries(ids.size() / kIdBytes);
+  for (size_t i = 0; i < entries.size(); ++i) {
+    entries[i].shard = shard;
+    entries[i].minute = minute;
+    std::copy_n(ids.data() + i * kIdBytes, kIdBytes, entries[i].id.data());
   }
-  const uint32_t taken_through_s = TakenThroughS(minute);
-  std::string missing;
-  std::string keyed_here;
-  size_t here = 0;
-  for (size_t at = 0; at < ids.size(); at += kLookupsMax * kIdBytes) {
-    const std::string_view some = ids.substr(at, kLookupsMax * kIdBytes);
-    const auto found = LookUp(shard, minute, some);
-    if (!found.ok()) return found.status();
-    for (size_t i = 0; i < found->size(); ++i) {
-      const std::string_view id = some.substr(i * kIdBytes, kIdBytes);
-      here += (*found)[i].has_value();
-      if (accepted_s[at / kIdBytes + i] <= taken_through_s) continue;
-      if (!(*found)[i]) {
-        missing.append(id);
-      } else if (router::IsKeyed(id)) {
-        keyed_here.append(id);
-      }
-    }
-  }
-  // The same ids, and yet the caller found the digests to differ.
-  const bool same_ids = here == accepted_s.size() && here == BucketOf(minute, shard).digest.count;
-  return same_ids ? keyed_here : missing;
+  return FindKnown(entries);
 }
 
-absl::Status Store::ReadTaken(const v1::ReadTakenRequest& request,
-                              v1::ReadTakenResponse& response) const {
-  response.Clear();
-  absl::MutexLock lock(&mutex_);
-  auto it = request.has_after_minute() ? taken_through_s_.upper_bound(request.after_minute())
-                                       : taken_through_s_.begin();
-  for (; it != taken_through_s_.end() && response.minutes_size() < kTakenMax; ++it) {
-    v1::TakenMinute& taken = *response.add_minutes();
-    taken.set_minute(it->first);
-    taken.set_taken_through_s(it->second);
+absl::StatusOr<std::string> Store::FindMissing(const replica::FindMissing& find) const {
+  const std::string_view ids = find.ids;
+  absl::Status status = CheckRange(find.shard, {});
+  if (status.ok()) status = CheckIds(ids);
+  if (!status.ok()) return status;
+  if (find.accepted_s.size() != ids.size() / kIdBytes) {
+    return absl::InvalidArgumentError("each id has one time of acceptance");
   }
-  response.set_has_more(it != taken_through_s_.end());
+  const uint32_t expired_through_s = ExpiredThroughS(find.shard, find.minute);
+  std::string missing;
+  size_t keyed = 0;
+  for (size_t at = 0; at < ids.size(); at += kLookupsMax * kIdBytes) {
+    const std::string_view some = ids.substr(at, kLookupsMax * kIdBytes);
+    const auto known = LookUpIds(find.shard, find.minute, some);
+    if (!known.ok()) return known.status();
+    for (size_t i = 0; i < known->size(); ++i) {
+      const std::string_view id = some.substr(i * kIdBytes, kIdBytes);
+      bool is_here = (*known)[i].found;
+      if (router::IsKeyed(id)) {
+        if (keyed == find.keyed_hashes.size()) {
+          return absl::InvalidArgumentError("each id of a key has one content hash");
+        }
+        // Of two tags with one key the one with the smaller hash stays.
+        is_here = is_here && (*known)[i].content_hash <= find.keyed_hashes[keyed];
+        ++keyed;
+        if (is_here && find.raised) {
+          LogEntry wanted;
+          wanted.shard = find.shard;
+          std::copy_n(id.data(), kIdBytes, wanted.id.data());
+          v1::Tag tag;
+          std::string value;
+          const auto held = ReadKnown(wanted, (*known)[i].minute, value, tag);
+          if (!held.ok()) return held.status();
+          is_here =
+              WallS{held->accepted_s} + RaiseSlackS(absl::ToInt64Seconds(options_.retention)) >=
+              WallS{find.accepted_s[at / kIdBytes + i]};
+        }
+      }
+      if (!is_here && find.accepted_s[at / kIdBytes + i] > expired_through_s) missing.append(id);
+    }
+  }
+  return missing;
+}
+
+absl::StatusOr<std::shared_ptr<const router::Event>> Store::FindByKey(ShardId shard,
+                                                                      const EventId& id) const {
+  LogEntry wanted;
+  wanted.shard = shard;
+  wanted.id = id;
+  const absl::StatusOr<std::vector<Known>> known = FindKnown({&wanted, 1});
+  if (!known.ok()) return known.status();
+  if (!known->front().found) return nullptr;
+  auto event = std::make_shared<router::Event>();
+  v1::Tag tag;
+  std::string value;
+  const absl::StatusOr<LogEntry> entry = ReadKnown(wanted, known->front().minute, value, tag);
+  if (!entry.ok()) return entry.status();
+  event->id = id;
+  event->shard = shard;
+  event->accepted_s = entry->accepted_s;
+  event->time_ms = entry->time_ms;
+  event->tag = std::string(entry->tag);
+  return event;
+}
+
+absl::Status Store::ReadExpired(const v1::ReadExpiredRequest& request,
+                                v1::ReadExpiredResponse& response) const {
+  response.Clear();
+  const absl::btree_set<ShardId> shards(request.shards().begin(), request.shards().end());
+  for (const ShardId shard : shards) {
+    if (absl::Status status = CheckRange(shard, {}); !status.ok()) return status;
+  }
+  absl::MutexLock lock(&mutex_);
+  for (const ShardId shard : shards) {
+    std::optional<int64_t> after;
+    if (request.has_after()) {
+      if (shard < request.after().shard()) continue;
+      if (shard == request.after().shard()) after = request.after().from_minute();
+    }
+    const ExpiredRanges::Map& ranges = expired_[shard].ranges();
+    for (auto at = expired_[shard].After(after); at != ranges.end(); ++at) {
+      if (at->second.mark.expired_at_s < request.since_s()) continue;
+      if (response.ranges_size() == kExpiredMax) {
+        response.set_has_more(true);
+        return absl::OkStatus();
+      }
+      v1::ExpiredRange& range = *response.add_ranges();
+      range.set_shard(shard);
+      range.set_from_minute(at->first);
+      range.set_to_minute(at->second.to);
+      range.set_through_s(at->second.mark.through_s);
+      range.set_removed_through_s(at->second.mark.removed_through_s);
+      range.set_expired_at_s(at->second.mark.expired_at_s);
+    }
+  }
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<uint32_t>> Store::ReadNewest(
+    const v1::ReadNewestRequest& request) const {
+  if (request.shards_size() != request.minutes_size() ||
+      static_cast<size_t>(request.shards_size()) > kExpiryBucketsMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("buckets have a shard and a minute each and are at most ", kExpiryBucketsMax));
+  }
+  std::vector<uint32_t> newest;
+  newest.reserve(static_cast<size_t>(request.shards_size()));
+  absl::MutexLock lock(&mutex_);
+  for (int i = 0; i < request.shards_size(); ++i) {
+    if (absl::Status status = CheckRange(request.shards(i), {}); !status.ok()) return status;
+    newest.push_back(buckets_.Find(request.minutes(i), request.shards(i)).newest_accepted_s);
+  }
+  return newest;
 }
 
 absl::Status Store::ReadRows(const v1::ReadRowsRequest& request,

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "allezon/v1/replica.pb.h"
 #include "allezon/v1/tag.pb.h"
@@ -48,6 +49,9 @@ class LogReader {
   // Calls `visit` with every entry of the minute in every shard, in key order, as of one moment.
   virtual absl::Status ReadMinute(int64_t minute,
                                   const std::function<void(const LogEntry&)>& visit) const = 0;
+  // The same for one shard of it.
+  virtual absl::Status ReadBucket(int64_t minute, ShardId shard,
+                                  const std::function<void(const LogEntry&)>& visit) const = 0;
   // The digest of the minute over all shards of this node: the sum of the digests of its (shard,
   // minute) buckets, as of what is committed.
   virtual Digest MinuteDigest(int64_t minute) const = 0;
@@ -55,11 +59,22 @@ class LogReader {
   virtual Digest BucketDigest(int64_t minute, ShardId shard) const = 0;
   // Minutes that hold anything, in order.
   virtual std::vector<int64_t> Minutes() const = 0;
-  // Up to which acceptance (seconds since 1970) retention took the events of the minute; 0 where it
-  // never took any.
-  virtual uint32_t TakenThroughS(int64_t minute) const = 0;
+  // Up to which acceptance (seconds since 1970) retention may have removed events of the bucket; 0
+  // where it never did. Views keep what they want of them.
+  virtual uint32_t RemovedThroughS(ShardId shard, int64_t minute) const = 0;
+  // When retention last expired the minute in any of the shards (seconds since 1970); 0 where it
+  // never did.
+  virtual uint32_t ExpiredAtS(absl::Span<const ShardId> shards, int64_t minute) const = 0;
   // The newest tag time that was accepted (milliseconds), INT64_MIN where nothing was.
   virtual int64_t NewestTimeMs() const = 0;
+};
+
+// A bucket that retention removes events of.
+struct ExpiredBucket {
+  ShardId shard = 0;
+  int64_t minute = 0;
+  Digest removed;        // of the events that go
+  bool is_empty = true;  // nothing of the bucket is left
 };
 
 struct ViewContext {
@@ -68,10 +83,9 @@ struct ViewContext {
   const LogReader* log = nullptr;
 };
 
-// Lifecycle: Options, Open, then Stage/Committed by the committers while anyone reads, then Close.
-// Stage and Committed are called by the committer that owns the entries' shards: concurrently for
-// different shards, in commit order for the same shard. An entry is given once: duplicates were
-// taken out before.
+// Lifecycle: Configure, Open, then everything else while anyone reads, then Close. Whatever begins
+// with Stage, Committed and Expired are called by the store's single writer, in the order of the
+// commits. An entry is given once: duplicates were taken out before.
 class View {
  public:
   virtual ~View() = default;
@@ -83,20 +97,25 @@ class View {
   // Adds to the batch what the view stores for `entries`. The batch is then committed with the log
   // entries, or dropped.
   virtual void Stage(absl::Span<const LogEntry> entries, rocksdb::WriteBatch& batch) = 0;
-  // `entries` are durable (or, with --wal=async, written). Before their writers are answered, so
-  // that an acknowledged tag is visible.
-  virtual void Committed(absl::Span<const LogEntry> entries) = 0;
   // `old`, an event of the log, is about to make way for another one with the same idempotency key:
   // adds to the batch what must go with it. Before Stage of the same batch, which may put the same
-  // keys again. Once it is committed, and the new events were given to Committed, Removed follows
-  // with the minutes (each once) that lost anything.
+  // keys again.
   virtual void StageRemove(const LogEntry& old, rocksdb::WriteBatch& batch) = 0;
-  virtual void Removed(absl::Span<const int64_t> minutes) = 0;
-  // Retention is about to take all events of `minute` that were accepted up to `taken_through_s`:
-  // adds to the batch what must go with them. MinuteTaken follows once it is committed.
-  virtual void StageTakeMinute(int64_t minute, uint32_t taken_through_s,
-                               rocksdb::WriteBatch& batch) = 0;
-  virtual void MinuteTaken(int64_t minute, uint32_t taken_through_s) = 0;
+  // `added` are durable (or, with --wal=async, written), and `removed` made way for some of them:
+  // one change, of which no reader may see a part. Before their writers are answered, so that an
+  // acknowledged tag is visible.
+  virtual void Committed(absl::Span<const LogEntry> added, absl::Span<const LogEntry> removed) = 0;
+  // `entries` are not given to Committed: they come so late that retention has expired their
+  // buckets, or are in the log already and were accepted again, for which `accepted_s` is later
+  // now. Adds to the batch what the view keeps of such events.
+  virtual void StageAgain(absl::Span<const LogEntry> /*entries*/, rocksdb::WriteBatch&) {}
+  // Retention is about to remove events: adds to the batch what must go with them. `emptied`:
+  // minutes of which nothing is left in any shard. Expired follows once it is committed; the log
+  // then holds what is left of a bucket.
+  virtual void StageExpire(absl::Span<const ExpiredBucket> buckets,
+                           absl::Span<const int64_t> emptied, rocksdb::WriteBatch& batch) = 0;
+  virtual void Expired(absl::Span<const ExpiredBucket> buckets,
+                       absl::Span<const int64_t> emptied) = 0;
   // Rows that the view keeps although retention took their events, to hand them to an empty
   // replica: those of the shard with keys after `after_key` (empty: from the first), in order,
   // about `bytes_max` at most. `last_key` is the one after which to go on, empty at the end; the
@@ -114,7 +133,8 @@ class View {
                         : absl::InvalidArgumentError("this view keeps no rows of its own");
   }
   // Called about once a second by a background thread, for what needs no hurry (sealing, …).
-  virtual void Tick() = 0;
+  // `agreed_now` is surely not ahead of the true time; the infinite past where it is not known.
+  virtual void Tick(absl::Time agreed_now) = 0;
   // Flushes what it holds; nothing is called afterwards.
   virtual void Close() = 0;
 };

@@ -132,7 +132,7 @@ class QuorumScan {
     if (std::all_of(group.answers.begin(), group.answers.end(),
                     [&](const auto* answer) { return SameSets(first, answer->response); })) {
       totals_.Add(first);
-      for (const ScanCalls::Call* answer : group.answers) totals_.AddTaken(answer->response);
+      for (const ScanCalls::Call* answer : group.answers) totals_.AddExpired(answer->response);
       group.is_agreed = true;
       --open_groups_;
       return;

@@ -17,10 +17,11 @@ constexpr absl::Duration kSyncTimeoutMax = absl::Seconds(1);
 constexpr absl::Duration kOverdueMin = absl::Milliseconds(40);
 constexpr absl::Duration kOverdueMax = absl::Seconds(2);
 
-v1::ScanMinutesRequest RequestOf(uint64_t placement_version, const std::vector<ShardId>& shards,
-                                 const AggregateQuery& query) {
+v1::ScanMinutesRequest RequestOf(const Channels& channels, uint32_t instance,
+                                 const std::vector<ShardId>& shards, const AggregateQuery& query) {
   v1::ScanMinutesRequest request;
-  request.set_placement_version(placement_version);
+  *request.mutable_to() = channels.IdentityOf(instance);
+  request.set_placement_version(channels.placement().version);
   request.mutable_shards()->Add(shards.begin(), shards.end());
   request.set_from_minute(query.from_minute);
   request.set_to_minute(query.to_minute);
@@ -47,7 +48,7 @@ ScanCalls::Call* AggregateNodes::Ask(ScanCalls& calls, uint32_t instance,
                                      const AggregateQuery& query, absl::Time deadline) const {
   return calls.Start(
       instance, channels_.CircuitOf(instance), std::min(deadline, absl::Now() + kAttemptMax),
-      RequestOf(placement().version, shards, query),
+      RequestOf(channels_, instance, shards, query),
       [&](grpc::ClientContext* context, const v1::ScanMinutesRequest* request,
           v1::ScanMinutesResponse* response, std::function<void(grpc::Status)> done) {
         stubs_[instance]->async()->ScanMinutes(context, request, response, std::move(done));
@@ -63,6 +64,7 @@ void AggregateNodes::SyncNow(uint32_t instance, const std::vector<ShardId>& shar
   };
   const auto call = std::make_shared<Call>();
   call->context.set_deadline(absl::ToChronoTime(std::min(deadline, absl::Now() + kSyncTimeoutMax)));
+  *call->request.mutable_to() = channels_.IdentityOf(instance);
   call->request.set_placement_version(placement().version);
   call->request.mutable_shards()->Add(shards.begin(), shards.end());
   // Where it fails, the next answers differ again, and it is asked again.
@@ -90,13 +92,13 @@ void AggregateTotals::Add(const v1::ScanMinutesResponse& answer) {
               : std::min(minute.oldest_accepted_s, total.oldest_accepted_s());
     }
   }
-  AddTaken(answer);
+  AddExpired(answer);
 }
 
-void AggregateTotals::AddTaken(const v1::ScanMinutesResponse& answer) {
+void AggregateTotals::AddExpired(const v1::ScanMinutesResponse& answer) {
   for (size_t i = 0; i < minutes_.size(); ++i) {
-    minutes_[i].taken_through_s = std::max(minutes_[i].taken_through_s,
-                                           answer.minutes(static_cast<int>(i)).taken_through_s());
+    minutes_[i].expired_at_s =
+        std::max(minutes_[i].expired_at_s, answer.minutes(static_cast<int>(i)).expired_at_s());
   }
 }
 
@@ -105,9 +107,9 @@ absl::StatusOr<std::vector<AggregateBucket>> AggregateTotals::Buckets() const {
   for (size_t i = 0; i < minutes_.size(); ++i) {
     const Minute& minute = minutes_[i];
     const int64_t number = from_minute_ + static_cast<int64_t>(i);
-    // A minute is answered in full, or not at all: what is left of it after a part was taken is no
-    // answer.
-    if (minute.taken_through_s != 0 && minute.oldest_accepted_s <= minute.taken_through_s) {
+    // A minute is answered in full, or not at all. Where a shard of it expired, what other shards
+    // had before is no answer, and neither is nothing: only what came later, to begin it anew.
+    if (minute.expired_at_s != 0 && minute.oldest_accepted_s <= minute.expired_at_s) {
       return absl::FailedPreconditionError(absl::StrCat(
           "minute ", number, " of the range is older than what is kept; it was taken away"));
     }

@@ -59,16 +59,17 @@ class AggregateTotals {
   // Adds an answer that was checked.
   void Add(const v1::ScanMinutesResponse& answer);
   // Adds only what it says of retention: of another replica of shards that were added.
-  void AddTaken(const v1::ScanMinutesResponse& answer);
-  // kFailedPrecondition: retention took a part of a minute.
+  void AddExpired(const v1::ScanMinutesResponse& answer);
+  // kFailedPrecondition: retention expired a minute in some shard, and not all that any shard still
+  // holds of it was accepted after the latest time that it did.
   absl::StatusOr<std::vector<AggregateBucket>> Buckets() const;
 
  private:
   struct Minute {
     uint64_t count = 0;
     uint64_t sum_price = 0;
-    uint32_t taken_through_s = 0;
-    uint32_t oldest_accepted_s = 0;
+    uint32_t expired_at_s = 0;       // the latest, 0 where it never was
+    uint32_t oldest_accepted_s = 0;  // 0 where nothing is held
   };
   const int64_t from_minute_;
   std::vector<Minute> minutes_;

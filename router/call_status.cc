@@ -12,11 +12,16 @@ constexpr absl::Duration kRetryDelay = absl::Milliseconds(100);
 
 }  // namespace
 
+absl::Status StatusOfAnswer(const absl::Status& said) {
+  if (!absl::IsFailedPrecondition(said)) return said;
+  return rpc::WithRetryDelay(absl::UnavailableError(said.message()), kRetryDelay);
+}
+
 absl::Status StatusOfCall(const grpc::Status& status) {
   const absl::Status said = rpc::FromGrpc(status);
   switch (said.code()) {
     case absl::StatusCode::kFailedPrecondition:
-      return rpc::WithRetryDelay(absl::UnavailableError(said.message()), kRetryDelay);
+      return StatusOfAnswer(said);
     case absl::StatusCode::kInvalidArgument:
       return absl::InternalError(said.message());
     case absl::StatusCode::kUnknown:

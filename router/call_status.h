@@ -14,5 +14,7 @@ namespace allezon::router {
 // callers have checked what they were asked, a replica that calls the question wrong is kInternal.
 // A transport that names no reason is kUnavailable.
 absl::Status StatusOfCall(const grpc::Status& status);
+// The same, of what CheckAnswerBy said of an answer.
+absl::Status StatusOfAnswer(const absl::Status& said);
 
 }  // namespace allezon::router

@@ -13,6 +13,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "allezon/v1/replica.grpc.pb.h"
 #include "rpc/callback_threads.h"
 #include "rpc/metrics.h"
 #include "rpc/status.h"
@@ -60,13 +61,19 @@ struct Probes {
           return std::none_of(replicas.begin(), replicas.end(),
                               [this](const Replica& replica) ABSL_SHARED_LOCKS_REQUIRED(mutex) {
                                 return replica.state != ReplicaState::kInitializing &&
-                                       serving[replica.instance];
+                                       IsReady(replica.instance);
                               });
         }));
   }
 
+  bool IsReady(size_t instance) const ABSL_SHARED_LOCKS_REQUIRED(mutex) {
+    return serving[instance] && meant[instance];
+  }
+
   absl::Mutex mutex;
-  std::vector<bool> serving ABSL_GUARDED_BY(mutex);
+  std::vector<bool> serving ABSL_GUARDED_BY(mutex);  // says SERVING
+  std::vector<bool> meant ABSL_GUARDED_BY(mutex);    // is who is meant, by the same placement
+  std::vector<std::string> refusals ABSL_GUARDED_BY(mutex);  // why it is not; empty: not known
   size_t left ABSL_GUARDED_BY(mutex) = 0;
 };
 
@@ -88,6 +95,28 @@ void StartProbe(const std::shared_ptr<grpc::Channel>& channel, absl::Time deadli
       &probe->context, "/grpc.health.v1.Health/Check", grpc::StubOptions(), &probe->request,
       &probe->response,
       [probe, done = std::move(done)](const grpc::Status& s) { done(s, probe->response); });
+}
+
+// Asks whether it is who is meant, and goes by this placement; `done` is called once, from any
+// thread, with kFailedPrecondition where not. A call that does nothing serves: who refuses it would
+// refuse all.
+void StartIdentify(v1::ReplicaService::Stub& stub, const v1::NodeIdentity& to,
+                   uint64_t placement_version, absl::Time deadline,
+                   std::function<void(const absl::Status&)> done) {
+  struct Call {
+    grpc::ClientContext context;
+    v1::SyncNowRequest request;
+    v1::SyncNowResponse response;
+  };
+  const auto call = std::make_shared<Call>();
+  call->context.set_deadline(absl::ToChronoTime(deadline));
+  *call->request.mutable_to() = to;
+  call->request.set_placement_version(placement_version);
+  stub.async()->SyncNow(&call->context, &call->request, &call->response,
+                        [call, done = std::move(done)](const grpc::Status& status) {
+                          done(status.ok() ? CheckAnswerBy(call->response.by(), call->request.to())
+                                           : rpc::FromGrpc(status));
+                        });
 }
 
 // HealthCheckResponse { ServingStatus status = 1; } with SERVING = 1. The service's messages come
@@ -144,6 +173,8 @@ struct Channels::Impl {
 
   std::string service;
   std::vector<std::shared_ptr<grpc::Channel>> channels;
+  std::vector<std::unique_ptr<v1::ReplicaService::Stub>> stubs;
+  std::vector<v1::NodeIdentity> identities;
   std::vector<std::shared_ptr<Circuit>> circuits;
   absl::Mutex mutex;
   bool stopping ABSL_GUARDED_BY(mutex) = false;
@@ -151,12 +182,17 @@ struct Channels::Impl {
   std::thread prober;  // joined by Stop
 };
 
-Channels::Channels(Placement placement, std::string_view service)
+Channels::Channels(Placement placement, std::string_view service, std::string_view cluster)
     : placement_(std::move(placement)), impl_(std::make_unique<Impl>()) {
   rpc::KeepCallbackThreads();  // abandoned calls outlive this
   impl_->service = service;
   for (const Instance& instance : placement_.instances) {
     impl_->channels.push_back(Connect(instance));
+    impl_->stubs.push_back(v1::ReplicaService::NewStub(impl_->channels.back()));
+    v1::NodeIdentity& identity = impl_->identities.emplace_back();
+    identity.set_cluster(std::string(cluster));
+    identity.set_service(impl_->service);
+    identity.set_instance(instance.id);
     impl_->circuits.push_back(std::make_shared<Circuit>(
         rpc::MakeGauge("allezon_router_circuit_open",
                        "1 while the instance is the last choice since it gave no sign of life.",
@@ -175,13 +211,19 @@ const std::shared_ptr<grpc::Channel>& Channels::To(uint32_t instance) const {
   return impl_->channels[instance];
 }
 
+const v1::NodeIdentity& Channels::IdentityOf(uint32_t instance) const {
+  return impl_->identities[instance];
+}
+
 std::function<absl::Status()> Channels::StartReadyCheck(absl::Time deadline) {
   auto probes = std::make_shared<Probes>();
   const size_t instances = impl_->channels.size();
   {
     absl::MutexLock lock(&probes->mutex);
     probes->serving.resize(instances);
-    probes->left = instances;
+    probes->meant.resize(instances);
+    probes->refusals.resize(instances);
+    probes->left = 2 * instances;
   }
   for (size_t i = 0; i < instances; ++i) {
     StartProbe(impl_->channels[i], deadline,
@@ -191,6 +233,15 @@ std::function<absl::Status()> Channels::StartReadyCheck(absl::Time deadline) {
                  probes->serving[i] = serving;
                  --probes->left;
                });
+    StartIdentify(*impl_->stubs[i], impl_->identities[i], placement_.version, deadline,
+                  [probes, i](const absl::Status& status) {
+                    absl::MutexLock lock(&probes->mutex);
+                    probes->meant[i] = status.ok();
+                    if (absl::IsFailedPrecondition(status)) {
+                      probes->refusals[i] = std::string(status.message());
+                    }
+                    --probes->left;
+                  });
   }
   return [this, probes = std::move(probes), deadline] {
     const auto done = [&]() ABSL_SHARED_LOCKS_REQUIRED(probes->mutex) {
@@ -202,7 +253,10 @@ std::function<absl::Status()> Channels::StartReadyCheck(absl::Time deadline) {
     if (uncovered == 0) return absl::OkStatus();
     std::string silent;
     for (size_t i = 0; i < probes->serving.size(); ++i) {
-      if (!probes->serving[i]) absl::StrAppend(&silent, " ", placement_.instances[i].id);
+      if (probes->IsReady(i)) continue;
+      absl::StrAppend(&silent, silent.empty() ? " " : ", ", placement_.instances[i].id);
+      const std::string& refusal = probes->refusals[i];
+      if (!refusal.empty()) absl::StrAppend(&silent, " (", refusal, ")");
     }
     return absl::UnavailableError(
         absl::StrCat(impl_->service, ": ", uncovered, " of ", placement_.shards(),

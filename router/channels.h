@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The placement of one service, and for each of its instances a gRPC channel and a circuit.
-// Thread-safe.
+// The placement of one service, and for each of its instances a gRPC channel, its identity and a
+// circuit. Thread-safe.
 #pragma once
 
 #include <functional>
@@ -11,7 +11,9 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "allezon/v1/identity.pb.h"
 #include "router/circuit.h"
+#include "router/identity.h"
 #include "router/placement.h"
 
 namespace grpc {
@@ -25,22 +27,27 @@ inline constexpr absl::Duration kProbeTimeout = absl::Milliseconds(250);
 
 class Channels {
  public:
-  // Connects lazily; never blocks. `service` ("profile", "aggregate") labels metrics.
-  explicit Channels(Placement placement, std::string_view service = "");
+  // Connects lazily; never blocks. `service` ("profile", "aggregate") also labels metrics.
+  explicit Channels(Placement placement, std::string_view service = "",
+                    std::string_view cluster = kClusterDefault);
   // May wait for a probe, kProbeTimeout at most.
   ~Channels();
 
   const Placement& placement() const { return placement_; }
   // The channel to placement().instances[instance].
   const std::shared_ptr<grpc::Channel>& To(uint32_t instance) const;
+  // Whom calls over that channel are for: cluster, service and instance. To be copied into `to` of
+  // each request; an answer counts only if CheckAnswerBy says that its `by` is the same.
+  const v1::NodeIdentity& IdentityOf(uint32_t instance) const;
   // The circuit of that instance; while it is open a probe looks every kProbeInterval whether the
   // instance answers again.
   // Shared with calls that outlive it.
   const std::shared_ptr<Circuit>& CircuitOf(uint32_t instance) const;
 
-  // Asks the health service of every instance; what it returns waits for the answers, and must be
-  // called while this lives. OK as soon as every shard has a replica that says SERVING; else, once
-  // all have answered or at the deadline, kUnavailable that says how many shards have none.
+  // Asks every instance for its health, and whether it is who it is taken for and goes by the same
+  // placement; what it returns waits for the answers, and must be called while this lives. OK as
+  // soon as every shard has a replica that says SERVING and is the right one; else, once all have
+  // answered or at the deadline, kUnavailable that says how many shards have none, and why.
   std::function<absl::Status()> StartReadyCheck(absl::Time deadline);
 
  private:

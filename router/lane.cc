@@ -11,6 +11,7 @@
 
 #include "absl/strings/match.h"
 #include "router/call_status.h"
+#include "router/identity.h"
 #include "rpc/status.h"
 
 namespace allezon::router {
@@ -51,6 +52,7 @@ struct Lane::Batch {
 Lane::Lane(std::string_view service, Channels& channels, uint32_t instance, std::string method,
            LaneOptions options, Pace& pace, Owner& owner)
     : placement_version_(channels.placement().version),
+      to_(channels.IdentityOf(instance)),
       instance_(instance),
       method_(std::move(method)),
       options_(options),
@@ -167,6 +169,7 @@ void Lane::Expire(std::vector<PendingWrite> expired) {
 }
 
 void Lane::Send(std::unique_ptr<Batch> batch) {
+  *batch->request->mutable_to() = to_;
   batch->request->set_placement_version(placement_version_);
   for (const PendingWrite& write : batch->writes) {
     v1::Event& event = *batch->request->add_events();
@@ -179,7 +182,12 @@ void Lane::Send(std::unique_ptr<Batch> batch) {
   batch_events_.Observe(static_cast<double>(batch->writes.size()));
   Batch* sent = batch.release();  // Received owns it again
   stub_.UnaryCall(&sent->context, method_, grpc::StubOptions(), sent->request, sent->response,
-                  [this, sent](const grpc::Status& status) { Received(sent, status); });
+                  [this, sent](const grpc::Status& status) {
+                    // What somebody else stored is no more stored than what he refuses.
+                    Received(sent, status.ok() ? rpc::ToGrpc(CheckAnswerBy(sent->response->by(),
+                                                                           sent->request->to()))
+                                               : status);
+                  });
 }
 
 void Lane::Received(Batch* received, const grpc::Status& status) {

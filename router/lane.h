@@ -118,6 +118,7 @@ class Lane {
   void Expire(std::vector<PendingWrite> expired);
 
   const uint64_t placement_version_;
+  const v1::NodeIdentity& to_;
   const uint32_t instance_;
   const std::string method_;
   const LaneOptions options_;

@@ -2,12 +2,15 @@
 #include <grpcpp/grpcpp.h>
 
 #include <algorithm>
+#include <utility>
 
+#include "absl/container/flat_hash_map.h"
 #include "allezon/v1/profile_replica.grpc.pb.h"
 #include "router/ballot.h"
 #include "router/channels.h"
 #include "router/read_calls.h"
 #include "router/readers.h"
+#include "router/shard.h"
 #include "router/stored_tags.h"
 #include "rpc/status.h"
 
@@ -25,52 +28,75 @@ using Calls = ReadCalls<v1::ReadProfileRequest, v1::ReadProfileResponse>;
 
 using Rows = std::vector<StoredTag>;
 
-// The rows of all lists, each once, in the order of one list.
-Rows Union(std::vector<Rows> lists) {
-  Rows all = std::move(lists.front());
-  if (lists.size() == 1) return all;
-  for (size_t i = 1; i < lists.size(); ++i) {
-    all.insert(all.end(), lists[i].begin(), lists[i].end());
+// What all answers hold of each action.
+struct Lists {
+  Rows views;
+  Rows buys;
+};
+
+// Which tag an id stands for. Replicas may differ for a moment where an idempotency key came with
+// different tags, also of different times and actions: then it is the one that all of them keep in
+// the end.
+using Winners = absl::flat_hash_map<std::string_view, std::string_view>;
+
+void Note(const Rows& rows, Winners& winners) {
+  for (const StoredTag& row : rows) {
+    const auto [winner, is_first] = winners.try_emplace(row.event_id, row.tag);
+    if (is_first || winner->second == row.tag) continue;
+    if (std::pair(ContentHash(row.tag), row.tag) <
+        std::pair(ContentHash(winner->second), winner->second)) {
+      winner->second = row.tag;
+    }
   }
-  std::stable_sort(all.begin(), all.end(), [](const StoredTag& a, const StoredTag& b) {
+}
+
+// Leaves each id's winner, once, in the order of one answer.
+void KeepWinners(Winners& winners, Rows& rows) {
+  std::stable_sort(rows.begin(), rows.end(), [](const StoredTag& a, const StoredTag& b) {
     if (a.time_ms != b.time_ms) return a.time_ms > b.time_ms;
     return a.event_id < b.event_id;
   });
-  // The same event has the same time, so that its copies are neighbours.
-  all.erase(
-      std::unique(all.begin(), all.end(),
-                  [](const StoredTag& a, const StoredTag& b) { return a.event_id == b.event_id; }),
-      all.end());
-  return all;
+  std::erase_if(rows, [&](const StoredTag& row) {
+    const auto winner = winners.find(row.event_id);
+    if (winner == winners.end() || winner->second != row.tag) return true;
+    winners.erase(winner);  // it stands now
+    return false;
+  });
 }
 
-// The tags of one action, of which every answer has a list.
-absl::StatusOr<std::vector<std::string_view>> Merge(
-    const std::vector<Calls::Call*>& answers,
-    const v1::StoredTags& (v1::ReadProfileResponse::*list)() const, size_t limit) {
-  std::vector<Rows> lists;
-  for (const Calls::Call* answer : answers) {
-    absl::StatusOr<Rows> rows = ReadStoredTags((answer->response.*list)());
-    if (!rows.ok()) return rows.status();
-    lists.push_back(*std::move(rows));
-  }
-  Rows rows = Union(std::move(lists));
-  if (rows.size() > limit) rows.resize(limit);
+absl::Status Append(const v1::StoredTags& columns, Rows& rows) {
+  absl::StatusOr<Rows> read = ReadStoredTags(columns);
+  if (!read.ok()) return read.status();
+  rows.insert(rows.end(), read->begin(), read->end());
+  return absl::OkStatus();
+}
+
+std::vector<std::string_view> TagsOf(const Rows& rows, size_t limit) {
   std::vector<std::string_view> tags;
-  tags.reserve(rows.size());
-  for (const StoredTag& row : rows) tags.push_back(row.tag);
+  tags.reserve(std::min(rows.size(), limit));
+  for (const StoredTag& row : rows) {
+    if (tags.size() == limit) break;
+    tags.push_back(row.tag);
+  }
   return tags;
 }
 
 absl::StatusOr<Profile> Merge(const std::vector<Calls::Call*>& answers, size_t limit,
                               Calls& calls) {
-  absl::StatusOr<std::vector<std::string_view>> views =
-      Merge(answers, &v1::ReadProfileResponse::views, limit);
-  if (!views.ok()) return views.status();
-  absl::StatusOr<std::vector<std::string_view>> buys =
-      Merge(answers, &v1::ReadProfileResponse::buys, limit);
-  if (!buys.ok()) return buys.status();
-  return Profile{*std::move(views), *std::move(buys),
+  Lists lists;
+  for (const Calls::Call* answer : answers) {
+    if (absl::Status s = Append(answer->response.views(), lists.views); !s.ok()) return s;
+    if (absl::Status s = Append(answer->response.buys(), lists.buys); !s.ok()) return s;
+  }
+  // What one replica holds is in order, and each id once.
+  if (answers.size() > 1) {
+    Winners winners;
+    Note(lists.views, winners);
+    Note(lists.buys, winners);
+    KeepWinners(winners, lists.views);
+    KeepWinners(winners, lists.buys);
+  }
+  return Profile{TagsOf(lists.views, limit), TagsOf(lists.buys, limit),
                  std::make_shared<std::vector<std::shared_ptr<Calls::Call>>>(calls.ReleaseTaken())};
 }
 
@@ -134,10 +160,10 @@ class GrpcProfileReader final : public ProfileReader {
     return request;
   }
 
-  void Ask(Calls& calls, uint32_t instance, const v1::ReadProfileRequest& request,
-           absl::Time deadline) {
+  void Ask(Calls& calls, uint32_t instance, v1::ReadProfileRequest request, absl::Time deadline) {
+    *request.mutable_to() = channels_.IdentityOf(instance);
     calls.Start(instance, channels_.CircuitOf(instance),
-                std::min(deadline, absl::Now() + kAttemptMax), request,
+                std::min(deadline, absl::Now() + kAttemptMax), std::move(request),
                 [&](grpc::ClientContext* context, const v1::ReadProfileRequest* asked,
                     v1::ReadProfileResponse* response, std::function<void(grpc::Status)> done) {
                   stubs_[instance]->async()->ReadProfile(context, asked, response, std::move(done));

@@ -20,6 +20,7 @@
 #include "absl/time/time.h"
 #include "router/call_status.h"
 #include "router/circuit.h"
+#include "router/identity.h"
 #include "rpc/status.h"
 
 namespace allezon::router {
@@ -56,7 +57,7 @@ class ReadCalls {
   ReadCalls& operator=(const ReadCalls&) = delete;
 
   // The call lives as long as this, or what ReleaseTaken gave. `circuit` is told what its end says
-  // of the instance.
+  // of the instance. An answer by somebody else than the request is for is as good as a refusal.
   Call* Start(uint32_t instance, std::shared_ptr<Circuit> circuit, absl::Time deadline,
               Request request, const Method& method) {
     const auto call = std::make_shared<Call>();
@@ -73,7 +74,10 @@ class ReadCalls {
                circuit->Failed();
              }
              absl::MutexLock lock(&state->mutex);
-             call->status = StatusOfCall(status);
+             call->status =
+                 status.ok()
+                     ? StatusOfAnswer(CheckAnswerBy(call->response.by(), call->request.to()))
+                     : StatusOfCall(status);
              call->took = absl::Now() - call->sent;
              state->ended.push_back(call.get());
            });

@@ -63,7 +63,8 @@ class ProfileReader {
 class AggregateReader {
  public:
   virtual ~AggregateReader() = default;
-  // One bucket for each minute. kFailedPrecondition: retention took a minute of the range.
+  // One bucket for each minute. kFailedPrecondition: retention took a minute of the range, at least
+  // in a part.
   virtual absl::StatusOr<std::vector<AggregateBucket>> Query(const AggregateQuery& query,
                                                              absl::Time deadline) = 0;
 };

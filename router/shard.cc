@@ -49,4 +49,6 @@ EventId KeyedEventId(std::string_view idempotency_key, std::string_view cookie) 
   return id;
 }
 
+uint64_t ContentHash(std::string_view tag) { return XXH3_64bits(tag.data(), tag.size()); }
+
 }  // namespace allezon::router

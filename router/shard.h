@@ -38,6 +38,10 @@ EventId KeyedEventId(std::string_view idempotency_key, std::string_view cookie);
 // Whether an id came from an idempotency key.
 inline bool IsKeyed(std::string_view id) { return !id.empty() && (id[0] & 0x80) != 0; }
 
+// XXH3-64 (seed 0) of a serialised tag, which holds its time. Of two tags with one id, the one with
+// the smaller hash is kept, on every replica and whatever came first.
+uint64_t ContentHash(std::string_view tag);
+
 // Log and digest buckets are minutes of the tag's own time; floor division, also before 1970.
 inline constexpr int64_t kMinuteMs = 60'000;
 inline int64_t MinuteOf(int64_t time_ms) {

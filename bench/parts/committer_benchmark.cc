@@ -15,12 +15,12 @@ class NoView final : public View {
   void Configure(rocksdb::ColumnFamilyOptions&) override {}
   absl::Status Open(const ViewContext&) override { return absl::OkStatus(); }
   void Stage(absl::Span<const LogEntry>, rocksdb::WriteBatch&) override {}
-  void Committed(absl::Span<const LogEntry>) override {}
+  void Committed(absl::Span<const LogEntry>, absl::Span<const LogEntry>) override {}
   void StageRemove(const LogEntry&, rocksdb::WriteBatch&) override {}
-  void Removed(absl::Span<const int64_t>) override {}
-  void StageTakeMinute(int64_t, uint32_t, rocksdb::WriteBatch&) override {}
-  void MinuteTaken(int64_t, uint32_t) override {}
-  void Tick() override {}
+  void StageExpire(absl::Span<const ExpiredBucket>, absl::Span<const int64_t>,
+                   rocksdb::WriteBatch&) override {}
+  void Expired(absl::Span<const ExpiredBucket>, absl::Span<const int64_t>) override {}
+  void Tick(absl::Time) override {}
   void Close() override {}
 };
 

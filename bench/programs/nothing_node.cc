@@ -27,8 +27,16 @@ grpc::ServerUnaryReactor* Ok(grpc::CallbackServerContext* call) {
 }
 
 class Replica final : public v1::ReplicaService::CallbackService {
-  grpc::ServerUnaryReactor* Write(grpc::CallbackServerContext* call, const v1::WriteRequest*,
-                                  v1::WriteResponse*) override {
+  grpc::ServerUnaryReactor* Write(grpc::CallbackServerContext* call,
+                                  const v1::WriteRequest* request,
+                                  v1::WriteResponse* response) override {
+    *response->mutable_by() = request->to();  // whoever is asked for
+    return Ok(call);
+  }
+  grpc::ServerUnaryReactor* SyncNow(grpc::CallbackServerContext* call,
+                                    const v1::SyncNowRequest* request,
+                                    v1::SyncNowResponse* response) override {
+    *response->mutable_by() = request->to();
     return Ok(call);
   }
 };

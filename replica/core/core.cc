@@ -18,20 +18,29 @@ constexpr Instant kReaderMarginUs = 3 * kTickUs;
 }  // namespace
 
 Core::Core(const CoreOptions& options, const router::Placement& placement,
-           const DigestSource& digests, std::vector<bool> joined, bool needs_rows, Instant now)
+           const DigestSource& digests, std::vector<bool> joined, WallS complete_s, Instant now)
     : options_(options),
       placement_(placement),
       digests_(digests),
       holds_(placement.shards()),
       joined_(std::move(joined)),
       joining_(placement.shards()),
-      needs_rows_(needs_rows),
+      noted_complete_s_(complete_s),
       peers_(placement.instances.size()),
+      clock_(placement.instances.size(), options.self),
       quorum_(options.write_quorum, options.events_pending_max),
       freshness_(options_, placement, now),
       received_(placement.instances.size()),
-      wanted_(placement.shards(), kNever) {
+      wanted_(placement.shards(), kNever),
+      adopted_(placement.shards(), kNever),
+      adopted_of_s_(placement.shards()) {
   joined_.resize(placement.shards());
+  // Those that share no shard are asked what time it is.
+  for (uint32_t i = 0; i < peers_.size(); ++i) {
+    if (i == options_.self) continue;
+    peers_[i] = std::make_unique<Peer>(options_, i);
+    peers_[i]->next_poll = now;
+  }
   for (ShardId shard = 0; shard < placement.shards(); ++shard) {
     const std::vector<router::Replica>& replicas = placement.replicas[shard];
     if (std::none_of(replicas.begin(), replicas.end(),
@@ -42,10 +51,7 @@ Core::Core(const CoreOptions& options, const router::Placement& placement,
     shards_.push_back(shard);
     for (const router::Replica& replica : replicas) {
       if (replica.instance == options_.self) continue;
-      std::unique_ptr<Peer>& peer = peers_[replica.instance];
-      if (peer == nullptr) peer = std::make_unique<Peer>(options_, replica.instance);
-      peer->shared.push_back(shard);
-      peer->next_poll = now;
+      peers_[replica.instance]->shared.push_back(shard);
     }
   }
 }
@@ -56,6 +62,10 @@ Core::~Core() = default;
 
 absl::Status Core::Write(WriteId id, absl::Span<const EventRef> events, Instant deadline,
                          Instant now, Actions& actions) {
+  if (!clock_.IsKnown(now) && (options_.write_quorum > 1 || own_wall_us_ == 0)) {
+    return absl::UnavailableError(
+        absl::StrCat(placement_.instances[options_.self].id, " does not know the time yet"));
+  }
   std::vector<Quorum::Voters> voters;
   voters.reserve(events.size());
   for (const EventRef& event : events) {
@@ -150,6 +160,8 @@ void Core::PeerStored(uint32_t peer, absl::Span<const ShardId> shards,
 
 void Core::Polled(uint32_t from, Instant now, v1::PollResponse& response) const {
   response.set_incarnation(options_.incarnation);
+  if (own_wall_us_ != 0) response.set_wall_us(own_wall_us_ + (now - own_wall_at_));
+  response.set_expired_version(ExpiredVersion());
   response.mutable_received()->Add(received_.begin(), received_.end());
   if (from >= peers_.size() || peers_[from] == nullptr) return;
   const Peer& peer = *peers_[from];
@@ -167,7 +179,10 @@ void Core::AnswerDigests(v1::ReadDigestsResponse& response) const {
 
 // --- time and polls ---
 
-void Core::Tick(Instant now, Actions& actions) {
+void Core::Tick(Instant now, WallUs wall_us, Actions& actions) {
+  own_wall_us_ = wall_us;
+  own_wall_at_ = now;
+  clock_.Own(wall_us, now);
   quorum_.Expire(now, actions.outcomes);
   StopWaitingForTheLate(now, actions);
   for (const ShardId shard : std::exchange(wanted_next_, {})) wanted_[shard] = now;
@@ -176,7 +191,6 @@ void Core::Tick(Instant now, Actions& actions) {
   JoinWhatIsComplete(actions);
   PullOn(now, actions);
   StartSessions(now, actions);
-  if (needs_rows_ && ServesAll(now)) needs_rows_ = false;
 }
 
 void Core::SendPolls(Instant now, Actions& actions) {
@@ -184,12 +198,13 @@ void Core::SendPolls(Instant now, Actions& actions) {
   for (const std::unique_ptr<Peer>& peer : peers_) {
     if (peer == nullptr || peer->polling || now < peer->next_poll) continue;
     peer->polling = true;
-    peer->next_poll = now + (hasty ? options_.poll_period_hasty_us : options_.poll_period_us);
+    peer->next_poll = now + (peer->shared.empty() ? options_.poll_period_idle_us
+                             : hasty              ? options_.poll_period_hasty_us
+                                                  : options_.poll_period_us);
     v1::PollRequest request;
     request.set_placement_version(placement_.version);
-    request.set_from_instance(options_.self);
     const CallId id = next_id_++;
-    calls_[id] = {peer->index, now, true};
+    calls_[id] = {peer->index, now, CallKind::kPoll};
     actions.calls.push_back({peer->index, id, options_.poll_timeout_us, std::move(request)});
   }
 }
@@ -201,11 +216,18 @@ void Core::CallEnded(CallId id, const absl::Status& status, PeerResponse respons
   const PendingCall call = found->second;
   calls_.erase(found);
   Peer& peer = *peers_[call.peer];
-  if (call.is_poll) {
+  if (call.kind == CallKind::kExpiry) {
+    const auto* answer = std::get_if<v1::ReadNewestResponse>(&response);
+    expiry_->Answered(peer.index, status, answer != nullptr ? *answer : v1::ReadNewestResponse());
+    return DecideExpiry(now, actions);
+  }
+  if (call.kind == CallKind::kPoll) {
     peer.polling = false;
     const auto* answer = std::get_if<v1::PollResponse>(&response);
     if (status.ok() && answer != nullptr) {
       freshness_.Polled(peer.index, *answer, call.sent, now);
+      if (answer->wall_us() != 0) clock_.Heard(peer.index, answer->wall_us(), call.sent, now);
+      peer.expired_version = answer->expired_version();
       peer.lane.Reached();
     } else {
       freshness_.PollFailed(peer.index);
@@ -268,6 +290,11 @@ absl::Status Core::CheckJoined(ShardId shard) const {
 
 absl::Status Core::CheckServing(ShardId shard, Instant now) const {
   if (absl::Status status = CheckJoined(shard); !status.ok()) return status;
+  if (!HasAllSinceAdopting(shard, now)) {
+    return absl::UnavailableError(absl::StrCat(placement_.instances[options_.self].id,
+                                               " has just expired what a peer did of shard ", shard,
+                                               "; it is comparing what was accepted again"));
+  }
   const Instant complete = freshness_.CompleteAsOf(shard, now);
   if (complete != kNever && now - complete <= options_.staleness_max_us) return absl::OkStatus();
   return absl::UnavailableError(absl::StrCat(
@@ -304,6 +331,7 @@ CoreStats Core::stats(Instant now) const {
 
 bool Core::Quiet() const {
   return quorum_.events_pending() == 0 && session_storage_.empty() && joins_.empty() &&
+         expiry_ == nullptr && !expiring_ &&
          std::all_of(peers_.begin(), peers_.end(), [](const std::unique_ptr<Peer>& peer) {
            return peer == nullptr || (peer->lane.owed_events() == 0 && peer->session == nullptr);
          });

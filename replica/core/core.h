@@ -10,12 +10,15 @@
 //   - what each peer is owed, and when that is forgotten (PeerLane);
 //   - up to when this node surely holds every acknowledged tag of a shard, hence whether it may
 //     answer reads of it (Freshness);
-//   - what to pull from which peer (SyncSession).
+//   - what to pull from which peer (SyncSession);
+//   - what retention may expire (ExpiryRound), by a clock that several nodes agree on
+//   (AgreedClock).
 //
 // Single node, not thread-safe.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -25,6 +28,8 @@
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "allezon/v1/replica.pb.h"
+#include "replica/core/agreed_clock.h"
+#include "replica/core/expiry_round.h"
 #include "replica/core/freshness.h"
 #include "replica/core/peer_lane.h"
 #include "replica/core/quorum.h"
@@ -37,18 +42,18 @@ namespace allezon::replica {
 class Core {
  public:
   // `placement` and `digests` must outlive it. `joined`, by shard: whether this disk was found to
-  // hold all that a replica of the shard under this name ever acknowledged; `needs_rows`: this node
-  // was away for longer than logs reach back, so that syncs bring the views' rows too.
+  // hold all that a replica of the shard under this name ever acknowledged; `complete_s`: this disk
+  // held all that was accepted up to then (0: never), as CompleteS said once.
   Core(const CoreOptions& options, const router::Placement& placement, const DigestSource& digests,
-       std::vector<bool> joined, bool needs_rows, Instant now);
+       std::vector<bool> joined, WallS complete_s, Instant now);
   ~Core();
 
   // --- writes that this node coordinates ---
 
   // Takes a write: the caller then stores the events (Stored follows) while the peers' lanes carry
   // them. kUnavailable, with nothing taken: this node is not yet a full replica of one of the
-  // shards, or knows that too few others answer. kResourceExhausted: too many events wait for their
-  // quorum.
+  // shards, knows that too few others answer, or has just started and knows no clock but its own.
+  // kResourceExhausted: too many events wait for their quorum.
   absl::Status Write(WriteId id, absl::Span<const EventRef> events, Instant deadline, Instant now,
                      Actions& actions);
   // The local commit of a write ended.
@@ -60,6 +65,14 @@ class Core {
 
   // --- what peers ask of this node ---
 
+  // The stamps of what this node is asked to coordinate, and of what a coordinator took at most so
+  // long ago; to be applied before Write and before the commit.
+  StampRule RuleOfWrites(Instant now) const {
+    return clock_.RuleOfWrites(options_.retention_s, now);
+  }
+  StampRule RuleOfReplicates(Instant age_us, Instant now) const {
+    return clock_.RuleOfReplicates(options_.retention_s, age_us, now);
+  }
   // A peer's events were committed, and are in the digests: call before it is answered. Fills in
   // the response what the peer must know.
   void PeerStored(uint32_t peer, absl::Span<const ShardId> shards, v1::ReplicateResponse& response);
@@ -67,22 +80,35 @@ class Core {
   void Polled(uint32_t from, Instant now, v1::PollResponse& response) const;
   // Fills the header of a digest response; the caller then reads the digests.
   void AnswerDigests(v1::ReadDigestsResponse& response) const;
+  // Of a bucket that this node holds with this newest acceptance, what ReadNewest answers.
+  uint32_t NewestToTell(ShardId shard, uint32_t newest_accepted_s) const;
 
   // --- time, polls, syncs ---
 
-  // Call every kTickUs or so.
-  void Tick(Instant now, Actions& actions);
+  // Call every kTickUs or so. `wall_us` is this machine's wall clock.
+  void Tick(Instant now, WallUs wall_us, Actions& actions);
   // A call of Actions::calls ended; `response` is of the type that the request asks for.
   void CallEnded(CallId id, const absl::Status& status, PeerResponse response, Instant now,
                  Actions& actions);
   // An operation of Actions::storage ended. `missing` is FindMissing's answer.
   void StorageEnded(StorageId id, const absl::Status& status, std::string missing, Instant now,
                     Actions& actions);
-  // This node was away for longer than logs reach back: syncs bring the views' rows too, until it
-  // serves everything again. Call before the first tick that finds it so.
-  void NeedRows() { needs_rows_ = true; }
   // Pull these shards from every other replica at the next tick.
   void SyncNow(absl::Span<const ShardId> shards);
+
+  // --- retention ---
+
+  // Up to when what was accepted may be expired by now; none where that is not known, or a look for
+  // candidates is of no use yet. Buckets are candidates whose newest acceptance is not after it,
+  // and whose minute is older than the newest by the retention.
+  std::optional<WallS> ExpiryHorizonS(Instant now) const;
+  // Begins to expire what may be of the candidates: asks enough other replicas what they accepted
+  // last. kExpiryBucketsMax at most; does nothing while a round is under way.
+  void Expire(std::vector<ExpiryCandidate> candidates, Instant now, Actions& actions);
+  // Up to which acceptance all is surely here, in every shard; none where that is not known now.
+  std::optional<WallS> CompleteS(Instant now) const;
+  // Not after the true time; none where too few clocks were heard.
+  std::optional<WallUs> AgreedNowUs(Instant now) const { return clock_.NotAfterUs(now); }
 
   // --- who may serve ---
 
@@ -99,6 +125,10 @@ class Core {
   CoreStats stats(Instant now) const;
   // For the simulation: whether nothing is owed, pending or being pulled.
   bool Quiet() const;
+  // For the simulation: told of each shard that was pulled whole from a peer. All that the peer
+  // held at `begun` is here.
+  using OnSynced = std::function<void(uint32_t peer, ShardId shard, Instant begun)>;
+  void ObserveSyncs(OnSynced on_synced) { on_synced_ = std::move(on_synced); }
 
  private:
   struct Peer;
@@ -115,14 +145,31 @@ class Core {
   // A call of the peer's session ended.
   void Pulled(Peer& peer, const absl::Status& status, PeerResponse response, Instant now,
               Actions& actions);
+  // Which of the shards are pulled with rows: this disk may lack some that no log has any more.
+  absl::flat_hash_set<ShardId> WithRows(absl::Span<const ShardId> shards, Instant now) const;
+  bool StartSession(Peer& peer, Instant now, Actions& actions);
+  // Leaves what may be adopted now of what the peer has expired. Fails where something may not that
+  // a shard cannot be whole without.
+  absl::Status KeepAdoptable(const SyncSession& session, Instant now, ExpireRanges& adopt) const;
   // Does what the session wants next, or puts it off while more was pulled than the rate allows.
   void Continue(Peer& peer, SyncSession::Next next, Instant now, Actions& actions);
   // Does what was put off, where the rate allows it by now.
   void PullOn(Instant now, Actions& actions);
   void Do(Peer& peer, SyncSession::Next next, Instant now, Actions& actions);
   void NotePulled(Peer& peer);
+  void NoteAdopting(StorageId id, const ExpireRanges& adopt);
+  void NoteAdopted(StorageId id, Instant now);
+  // Whether what was accepted again is here, but for the last moments, after copies that did not
+  // tell so may have been expired by a peer's decision.
+  bool HasAllSinceAdopting(ShardId shard, Instant now) const;
   void EndSession(Peer& peer, bool failed, Instant now);
   void JoinWhatIsComplete(Actions& actions);
+
+  // Retention, in core_expiry.cc.
+  WallS CompleteOfShardS(ShardId shard, Instant now) const;
+  std::vector<uint32_t> PeersToAskAbout(ShardId shard) const;
+  void DecideExpiry(Instant now, Actions& actions);
+  uint64_t ExpiredVersion() const;
 
   const CoreOptions options_;
   const router::Placement& placement_;
@@ -130,9 +177,14 @@ class Core {
   std::vector<ShardId> shards_;  // that this node holds
   std::vector<bool> holds_;
   std::vector<bool> joined_;
-  std::vector<bool> joining_;  // being recorded on disk
-  bool needs_rows_;
-  std::vector<std::unique_ptr<Peer>> peers_;  // by instance; null where no shard is shared
+  std::vector<bool> joining_;                 // being recorded on disk
+  const WallS noted_complete_s_;              // by an earlier process
+  std::vector<std::unique_ptr<Peer>> peers_;  // by instance; null for this one
+  AgreedClock clock_;
+  WallUs own_wall_us_ = 0;  // at own_wall_at_
+  Instant own_wall_at_ = 0;
+  std::unique_ptr<ExpiryRound> expiry_;  // null while no round is under way
+  Instant next_expiry_ = kNever;
   Quorum quorum_;
   Freshness freshness_;
   std::vector<uint64_t> received_;  // by instance
@@ -141,15 +193,27 @@ class Core {
   Instant sync_allowed_at_ = kNever;
   size_t next_peer_ = 0;  // whose turn it is to be pulled from
   uint64_t next_id_ = 1;
+  enum class CallKind { kPoll, kSync, kExpiry };
   struct PendingCall {
     uint32_t peer = 0;
     Instant sent = 0;
-    bool is_poll = false;
+    CallKind kind = CallKind::kPoll;
   };
   absl::flat_hash_map<CallId, PendingCall> calls_;
   absl::flat_hash_map<StorageId, uint32_t> session_storage_;  // to the session's peer
+  // What is being expired by a peer's decision.
+  struct Adoption {
+    ShardId shard = 0;
+    uint64_t expired_keyed = 0;  // DigestSource::ExpiredKeyed before
+    WallS decided_s = 0;         // the oldest of the decisions
+  };
+  absl::flat_hash_map<StorageId, std::vector<Adoption>> adopting_;
+  std::vector<Instant> adopted_;     // by shard: syncs that began before do not tell what is here
+  std::vector<WallS> adopted_of_s_;  // by shard: when that was decided
   absl::flat_hash_map<StorageId, std::vector<ShardId>> joins_;
-  CoreStats counts_;  // those that only grow
+  std::optional<StorageId> expiring_;  // what this node decided is being expired
+  CoreStats counts_;                   // those that only grow
+  OnSynced on_synced_;
 };
 
 }  // namespace allezon::replica

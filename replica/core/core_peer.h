@@ -11,6 +11,10 @@
 
 namespace allezon::replica {
 
+// Before buckets are looked at again about which enough others could not be asked, or which could
+// not be expired.
+inline constexpr Instant kExpiryRetryUs = 1'000'000;
+
 struct Core::Peer {
   Peer(const CoreOptions& options, uint32_t i) : index(i), lane(options, i) {}
 
@@ -21,8 +25,11 @@ struct Core::Peer {
   bool polling = false;
   Instant next_poll = kNever;
   std::unique_ptr<SyncSession> session;
-  Freshness::Known known;     // when the session began
-  SyncSession::Next put_off;  // what the session wants next, once the rate allows it
+  Freshness::Known known;        // when the session began
+  SyncSession::Next put_off;     // what the session wants next, once the rate allows it
+  uint64_t expired_version = 0;  // what it has expired, at the last poll
+  uint64_t expired_adopted = 0;  // and when that was asked for last
+  Instant expired_asked = kNever;
   // Whose pull failed, the longest ago first: each is pulled alone, once no other is to be.
   std::vector<ShardId> failed;
   Instant next_session = kNever;

@@ -8,6 +8,15 @@
 #include "replica/core/core_peer.h"
 
 namespace allezon::replica {
+namespace {
+
+// A node that has all that was accepted is told by its peers of what they expired within so many
+// times the retention; what is older it has known for long.
+constexpr WallS kExpiredWindow = 2;
+// How far pulling may be ahead of its rate: what is little is pulled without a pause.
+constexpr Instant kSyncBurstUs = kTickUs;
+
+}  // namespace
 
 void Core::SyncNow(absl::Span<const ShardId> shards) {
   for (const ShardId shard : shards) {
@@ -45,29 +54,45 @@ void Core::StartSessions(Instant now, Actions& actions) {
         !freshness_.Reachable(peer->index)) {
       continue;
     }
-    std::vector<ShardId> shards = ShardsToPull(*peer, now);
-    if (shards.empty()) continue;
+    if (StartSession(*peer, now, actions)) ++running;
+  }
+}
+
+bool Core::StartSession(Peer& peer, Instant now, Actions& actions) {
+  SyncSession::Scope scope;
+  scope.shards = ShardsToPull(peer, now);
+  if (const auto agreed_us = clock_.NotAfterUs(now)) {
+    scope.expired_since_s = static_cast<uint32_t>(
+        std::max<WallS>(*agreed_us / 1'000'000 - kExpiredWindow * options_.retention_s, 0));
+  }
+  if (!scope.shards.empty()) {
     // A silent replica whose writes keep coming in at this peer would have it pulled from all the
     // time.
-    const bool again = freshness_.MissesSilent(peer->index, shards.front(), now);
-    peer->pause_us = again ? std::clamp(2 * peer->pause_us, options_.sync_pause_min_us,
-                                        options_.sync_pause_max_us)
-                           : options_.sync_pause_min_us;
-    const bool with_rows = needs_rows_ || std::any_of(shards.begin(), shards.end(),
-                                                      [&](ShardId s) { return !joined_[s]; });
-    peer->session = std::make_unique<SyncSession>(placement_.version, options_.self,
-                                                  std::move(shards), with_rows, digests_);
-    peer->known = freshness_.KnownOf(peer->index);
-    ++running;
-    ++counts_.sessions_started;
-    Do(*peer, peer->session->Begin(now), now, actions);
+    const bool again = freshness_.MissesSilent(peer.index, scope.shards.front(), now);
+    peer.pause_us = again ? std::clamp(2 * peer.pause_us, options_.sync_pause_min_us,
+                                       options_.sync_pause_max_us)
+                          : options_.sync_pause_min_us;
+    scope.with_rows = WithRows(scope.shards, now);
+  } else if (peer.expired_version != peer.expired_adopted && !peer.shared.empty() &&
+             now >= peer.expired_asked + options_.poll_period_us) {
+    scope.shards = peer.shared;
+    scope.only_expired = true;
+    peer.expired_adopted = peer.expired_version;
+    peer.expired_asked = now;
+  } else {
+    return false;
   }
+  peer.session = std::make_unique<SyncSession>(placement_.version, std::move(scope), digests_);
+  peer.known = freshness_.KnownOf(peer.index);
+  ++counts_.sessions_started;
+  Do(peer, peer.session->Begin(now), now, actions);
+  return true;
 }
 
 void Core::Pulled(Peer& peer, const absl::Status& status, PeerResponse response, Instant now,
                   Actions& actions) {
   if (!status.ok()) return EndSession(peer, true, now);
-  absl::StatusOr<SyncSession::Next> next = peer.session->Answered(std::move(response), now);
+  absl::StatusOr<SyncSession::Next> next = peer.session->Answered(std::move(response));
   if (!next.ok()) return EndSession(peer, true, now);
   const uint64_t bytes = peer.session->TakeBytes();
   counts_.sync_bytes += bytes;
@@ -79,7 +104,7 @@ void Core::Pulled(Peer& peer, const absl::Status& status, PeerResponse response,
 void Core::Continue(Peer& peer, SyncSession::Next next, Instant now, Actions& actions) {
   NotePulled(peer);
   // What was pulled already is stored at once; only asking for more has to wait.
-  if (std::holds_alternative<PeerRequest>(next) && now < sync_allowed_at_) {
+  if (std::holds_alternative<PeerRequest>(next) && now + kSyncBurstUs < sync_allowed_at_) {
     peer.put_off = std::move(next);
     return;
   }
@@ -95,12 +120,20 @@ void Core::PullOn(Instant now, Actions& actions) {
 }
 
 void Core::Do(Peer& peer, SyncSession::Next next, Instant now, Actions& actions) {
+  if (auto* storage = std::get_if<StorageRequest>(&next)) {
+    if (auto* adopt = std::get_if<ExpireRanges>(storage)) {
+      const absl::Status status = KeepAdoptable(*peer.session, now, *adopt);
+      if (!status.ok()) return EndSession(peer, true, now);
+      if (adopt->ranges.empty()) return Continue(peer, peer.session->Stored(""), now, actions);
+    }
+  }
   const uint64_t id = next_id_++;
   if (auto* request = std::get_if<PeerRequest>(&next)) {
-    calls_[id] = {peer.index, now, false};
+    calls_[id] = {peer.index, now, CallKind::kSync};
     actions.calls.push_back({peer.index, id, options_.sync_timeout_us, std::move(*request)});
   } else if (auto* storage = std::get_if<StorageRequest>(&next)) {
     session_storage_[id] = peer.index;
+    if (const auto* adopt = std::get_if<ExpireRanges>(storage)) NoteAdopting(id, *adopt);
     actions.storage.push_back({id, std::move(*storage)});
   } else {
     EndSession(peer, false, now);
@@ -117,10 +150,16 @@ void Core::StorageEnded(StorageId id, const absl::Status& status, std::string mi
     joins_.erase(join);
     return;
   }
+  if (id == expiring_) {
+    expiring_.reset();
+    if (!status.ok()) next_expiry_ = now + kExpiryRetryUs;
+    return;
+  }
   const auto found = session_storage_.find(id);
   if (found == session_storage_.end()) return;
   Peer& peer = *peers_[found->second];
   session_storage_.erase(found);
+  NoteAdopted(id, now);
   if (!status.ok()) return EndSession(peer, true, now);
   Continue(peer, peer.session->Stored(std::move(missing)), now, actions);
 }
@@ -129,9 +168,53 @@ void Core::NotePulled(Peer& peer) {
   SyncSession& session = *peer.session;
   for (const ShardId shard : session.TakePulled()) {
     std::erase(peer.failed, shard);
+    if (session.begun() <= adopted_[shard]) continue;
+    if (on_synced_) on_synced_(peer.index, shard, session.begun());
     freshness_.Synced(peer.index, shard, session.begun(), peer.known, session.incarnation(),
                       session.received());
   }
+}
+
+void Core::NoteAdopting(StorageId id, const ExpireRanges& adopt) {
+  std::vector<Adoption>& adoptions = adopting_[id];
+  for (const v1::ExpiredRange& range : adopt.ranges) {
+    if (range.through_s() == 0) continue;
+    const WallS decided_s = range.expired_at_s();
+    if (adoptions.empty() || adoptions.back().shard != range.shard()) {
+      adoptions.push_back({range.shard(), digests_.ExpiredKeyed(range.shard()), decided_s});
+    }
+    adoptions.back().decided_s = std::min(adoptions.back().decided_s, decided_s);
+  }
+}
+
+// What a peer has expired may have been accepted again since, at replicas of which this one had not
+// heard: its copy went, and the sets are to be compared anew.
+void Core::NoteAdopted(StorageId id, Instant now) {
+  const auto found = adopting_.find(id);
+  if (found == adopting_.end()) return;
+  for (const Adoption& adoption : found->second) {
+    if (digests_.ExpiredKeyed(adoption.shard) == adoption.expired_keyed) continue;
+    adopted_[adoption.shard] = now;
+    adopted_of_s_[adoption.shard] = adoption.decided_s;
+    freshness_.ForgetSyncs(adoption.shard);
+  }
+  adopting_.erase(found);
+}
+
+// Whatever was accepted before the decision did not go by it. So right after one nothing can be
+// lacking that is older than a replica may be behind.
+bool Core::HasAllSinceAdopting(ShardId shard, Instant now) const {
+  const auto is_recent = [&](WallS decided_s) {
+    const WallUs decided_us = decided_s * 1'000'000 - StampSlackUs(options_.retention_s);
+    return clock_.NotBeforeUs(now) - decided_us <= options_.staleness_max_us - 2'000'000;
+  };
+  for (const auto& [id, adoptions] : adopting_) {
+    for (const Adoption& adoption : adoptions) {
+      if (adoption.shard == shard && !is_recent(adoption.decided_s)) return false;
+    }
+  }
+  return adopted_[shard] == kNever || is_recent(adopted_of_s_[shard]) ||
+         freshness_.IsPulledAgain(shard);
 }
 
 void Core::EndSession(Peer& peer, bool failed, Instant now) {
@@ -144,6 +227,7 @@ void Core::EndSession(Peer& peer, bool failed, Instant now) {
       peer.failed.push_back(*shard);
     }
   }
+  if (failed && peer.session->only_expired()) peer.expired_adopted = 0;
   peer.session.reset();
   peer.put_off = {};
 }

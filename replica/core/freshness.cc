@@ -80,6 +80,19 @@ void Freshness::Synced(uint32_t index, ShardId shard, Instant begun, const Known
   Advance(shard);
 }
 
+void Freshness::ForgetSyncs(ShardId shard) {
+  for (auto& syncs : syncs_) syncs.erase(shard);
+}
+
+bool Freshness::IsPulledAgain(ShardId shard) const {
+  size_t synced = 0;
+  ForEachOther(shard, [&](uint32_t other) {
+    const Sync* sync = LastSync(other, shard);
+    if (sync != nullptr && sync->joined) ++synced;
+  });
+  return synced >= others_needed_;
+}
+
 const Freshness::Sync* Freshness::LastSync(uint32_t peer, ShardId shard) const {
   const auto found = syncs_[peer].find(shard);
   return found == syncs_[peer].end() ? nullptr : &found->second;

@@ -57,6 +57,12 @@ class Freshness {
   void Synced(uint32_t peer, ShardId shard, Instant begun, const Known& known, uint64_t incarnation,
               Received received);
 
+  // What was pulled of the shard is not all here any more: it is to be pulled anew. What is known
+  // of up to when it is complete stays.
+  void ForgetSyncs(ShardId shard);
+  // Whether enough was pulled since then to have what was pulled before.
+  bool IsPulledAgain(ShardId shard) const;
+
   // Up to when all that was acknowledged is here; kNever where nothing is known.
   Instant CompleteAsOf(ShardId shard, Instant now) const;
   // Whether the shard is to be pulled from the peer: since it was last, something happened that
@@ -68,6 +74,10 @@ class Freshness {
   // When the last sync of the shard from the peer began; kNever where there was none.
   Instant SyncBegun(uint32_t peer, ShardId shard) const;
   bool Reachable(uint32_t peer) const { return peers_[peer].reachable; }
+  // Whether the peer said last that its disk is not whole yet.
+  bool IsUnjoined(uint32_t peer, ShardId shard) const {
+    return peers_[peer].unjoined.contains(shard);
+  }
   // Enough of the shard was pulled to hold all that any quorum had when this node's disk was new.
   bool HoldsAll(ShardId shard) const;
 
@@ -83,7 +93,8 @@ class Freshness {
     std::vector<uint64_t> received;
     absl::flat_hash_set<ShardId> unjoined;
     // Shards of which it was not whole when first heard of: it had coordinated nothing then, so it
-    // holds no vote of the process that ran here before.
+    // holds no vote of the process that ran here before. With a quorum of three or more it may
+    // become whole and vote for a write that also counts such a vote; so this says nothing there.
     absl::flat_hash_set<ShardId> was_unjoined;
   };
   struct Sync {
@@ -97,7 +108,8 @@ class Freshness {
   // Whether nothing that the peer held of the shard at the sync can be acknowledged later by a vote
   // of the process that ran here before.
   bool IsSettled(uint32_t peer, ShardId shard, const Sync& sync) const {
-    return sync.begun >= settled_ || peers_[peer].was_unjoined.contains(shard);
+    return sync.begun >= settled_ ||
+           (options_.write_quorum <= 2 && peers_[peer].was_unjoined.contains(shard));
   }
   bool IsSilent(const Peer& peer, Instant now) const;
   // Whether the peer has taken something from `coordinator` since it was synced from.

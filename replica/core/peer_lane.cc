@@ -40,6 +40,7 @@ void PeerLane::Pump(Instant now, Actions& actions) {
     call.timeout_us = options_.lane_timeout_us;
     Batch& in_flight = in_flight_[call.batch];
     in_flight.sent = now;
+    call.oldest_age_us = std::max<Instant>(now - queue_.front().queued, 0);
     std::vector<Owed>& batch = in_flight.events;
     uint64_t bytes = 0;
     while (!queue_.empty() && batch.size() < options_.lane_batch_events_max &&

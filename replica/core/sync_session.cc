@@ -20,25 +20,22 @@ bool SameSet(const v1::SetDigest& theirs, const Digest& own) {
 
 }  // namespace
 
-SyncSession::SyncSession(uint64_t placement_version, uint32_t self, std::vector<ShardId> shards,
-                         bool with_rows, const DigestSource& digests)
-    : placement_version_(placement_version),
-      self_(self),
-      asked_(std::move(shards)),
-      with_rows_(with_rows),
-      digests_(digests) {}
+SyncSession::SyncSession(uint64_t placement_version, Scope scope, const DigestSource& digests)
+    : placement_version_(placement_version), scope_(std::move(scope)), digests_(digests) {}
 
 SyncSession::Next SyncSession::Begin(Instant now) {
-  return with_rows_ ? AskTaken() : AskShards(now);
+  if (!scope_.only_expired) return AskShards(now);
+  expired_of_ = scope_.shards;
+  return AskExpired();
 }
 
-absl::StatusOr<SyncSession::Next> SyncSession::Answered(PeerResponse response, Instant now) {
+absl::StatusOr<SyncSession::Next> SyncSession::Answered(PeerResponse response) {
   bytes_ += std::visit([](const auto& message) { return message.ByteSizeLong(); }, response);
   const auto mismatch = [] { return absl::InternalError("a peer's answer is of another kind"); };
   switch (step_) {
-    case Step::kTaken:
-      if (auto* taken = std::get_if<v1::ReadTakenResponse>(&response)) {
-        return TookTaken(*taken, now);
+    case Step::kExpired:
+      if (auto* expired = std::get_if<v1::ReadExpiredResponse>(&response)) {
+        return TookExpired(*expired);
       }
       return mismatch();
     case Step::kShards:
@@ -67,9 +64,8 @@ absl::StatusOr<SyncSession::Next> SyncSession::Answered(PeerResponse response, I
 
 SyncSession::Next SyncSession::Stored(std::string missing) {
   switch (step_) {
-    case Step::kTaken:
-      // Answered goes on with the next page; this is after the last one was adopted, or before it.
-      return AskTaken();
+    case Step::kExpired:
+      return has_more_ ? AskExpired() : AskConfirm();
     case Step::kIds:
       missing_ = std::move(missing);
       if (missing_.empty()) return has_more_ids_ ? AskIds() : NextMinute();
@@ -91,22 +87,33 @@ std::vector<ShardId> SyncSession::TakePulled() { return std::exchange(pulled_, {
 
 uint64_t SyncSession::TakeBytes() { return std::exchange(bytes_, 0); }
 
-// --- what retention took ---
+// --- what retention expired ---
 
-SyncSession::Next SyncSession::AskTaken() {
-  step_ = Step::kTaken;
-  v1::ReadTakenRequest request;
+SyncSession::Next SyncSession::AskExpired() {
+  step_ = Step::kExpired;
+  v1::ReadExpiredRequest request;
   request.set_placement_version(placement_version_);
-  if (taken_after_) request.set_after_minute(*taken_after_);
+  request.mutable_shards()->Add(expired_of_.begin(), expired_of_.end());
+  if (expired_after_) *request.mutable_after() = *expired_after_;
+  if (scope_.with_rows.empty()) request.set_since_s(scope_.expired_since_s);
   return PeerRequest(std::move(request));
 }
 
-SyncSession::Next SyncSession::TookTaken(v1::ReadTakenResponse& response, Instant now) {
-  if (response.minutes().empty()) return AskShards(now);
-  taken_after_ = response.minutes().rbegin()->minute();
-  AdoptTaken adopt;
-  adopt.minutes.assign(response.minutes().begin(), response.minutes().end());
+absl::StatusOr<SyncSession::Next> SyncSession::TookExpired(v1::ReadExpiredResponse& response) {
+  has_more_ = response.has_more();
+  if (response.ranges().empty()) {
+    if (has_more_) return absl::InternalError("what a peer expired does not go on");
+    return AskConfirm();
+  }
+  expired_after_ = *response.ranges().rbegin();
+  ExpireRanges adopt;
+  adopt.ranges.assign(response.ranges().begin(), response.ranges().end());
   return StorageRequest(std::move(adopt));
+}
+
+SyncSession::Next SyncSession::AskConfirm() {
+  if (unconfirmed_.empty()) return {};
+  return AskDigests(Step::kConfirm, v1::DIGEST_LEVEL_SHARD, {}, 0);
 }
 
 // --- digests ---
@@ -116,7 +123,6 @@ SyncSession::Next SyncSession::AskDigests(Step step, v1::DigestLevel level,
   step_ = step;
   v1::ReadDigestsRequest request;
   request.set_placement_version(placement_version_);
-  request.set_from_instance(self_);
   request.set_level(level);
   request.mutable_shards()->Add(shards.begin(), shards.end());
   request.set_hour(hour);
@@ -125,7 +131,7 @@ SyncSession::Next SyncSession::AskDigests(Step step, v1::DigestLevel level,
 
 SyncSession::Next SyncSession::AskShards(Instant now) {
   begun_ = now;
-  return AskDigests(Step::kShards, v1::DIGEST_LEVEL_SHARD, asked_, 0);
+  return AskDigests(Step::kShards, v1::DIGEST_LEVEL_SHARD, scope_.shards, 0);
 }
 
 SyncSession::Next SyncSession::AskMinutes() {
@@ -141,43 +147,69 @@ absl::StatusOr<SyncSession::Next> SyncSession::TookDigests(
     pulled_.insert(pulled_.end(), unconfirmed_.begin(), unconfirmed_.end());
     return Next();
   }
-  if (step_ == Step::kShards) {
-    incarnation_ = response.incarnation();
-    received_ = std::make_shared<std::vector<uint64_t>>(response.received().begin(),
-                                                        response.received().end());
-    shards_.assign(asked_.begin(), asked_.end());
-    // Equal sets are done with, but for the rows.
-    std::vector<ShardId> differ;
-    for (const v1::SetDigest& theirs : response.digests()) {
-      if (!SameSet(theirs, digests_.ShardDigest(theirs.shard()))) differ.push_back(theirs.shard());
-    }
-    std::erase_if(shards_, [&](ShardId shard) {
-      if (with_rows_ || std::find(differ.begin(), differ.end(), shard) != differ.end()) {
-        return false;
-      }
-      pulled_.push_back(shard);
-      return true;
-    });
-    return NextShard();
-  }
+  if (step_ == Step::kShards) return TookShardDigests(response);
   if (step_ == Step::kHours) {
     for (const v1::SetDigest& theirs : response.digests()) {
-      if (!SameSet(theirs, digests_.HourDigest(shards_.front(), theirs.start()))) {
+      if (has_rows_of(shards_.front()) ||
+          !SameSet(theirs, digests_.HourDigest(shards_.front(), theirs.start()))) {
         hours_.push_back(theirs.start());
       }
     }
-    if (!hours_.empty()) return AskMinutes();
-    return NextMinute();
+    return hours_.empty() ? NextMinute() : AskMinutes();
   }
-  for (const v1::SetDigest& theirs : response.digests()) {
-    const Digest own = digests_.MinuteDigest(shards_.front(), theirs.start());
-    if (SameSet(theirs, own)) continue;
-    minutes_.push_back({theirs.start(), theirs.count() > kWholeMinuteRatio * own.count});
-  }
+  TookMinuteDigests(response);
   hours_.pop_front();
   after_.clear();
   if (minutes_.empty()) return NextMinute();
   return minutes_.front().whole ? AskEvents() : AskIds();
+}
+
+absl::StatusOr<SyncSession::Next> SyncSession::TookShardDigests(
+    const v1::ReadDigestsResponse& response) {
+  if (response.expired_hashes_size() != static_cast<int>(scope_.shards.size())) {
+    return absl::InternalError("a peer does not say what it has expired");
+  }
+  incarnation_ = response.incarnation();
+  received_ = std::make_shared<std::vector<uint64_t>>(response.received().begin(),
+                                                      response.received().end());
+  absl::flat_hash_set<ShardId> differ;
+  for (const v1::SetDigest& theirs : response.digests()) {
+    if (!SameSet(theirs, digests_.ShardDigest(theirs.shard()))) differ.insert(theirs.shard());
+  }
+  for (size_t i = 0; i < scope_.shards.size(); ++i) {
+    const ShardId shard = scope_.shards[i];
+    const bool with_rows = scope_.with_rows.contains(shard);
+    if (with_rows || response.expired_hashes(static_cast<int>(i)) != digests_.ExpiredHash(shard)) {
+      expired_of_.push_back(shard);
+    }
+    // Equal sets are done with, but for the rows.
+    if (with_rows || differ.contains(shard)) {
+      shards_.push_back(shard);
+    } else {
+      pulled_.push_back(shard);
+    }
+  }
+  return NextShard();
+}
+
+void SyncSession::TookMinuteDigests(const v1::ReadDigestsResponse& response) {
+  const ShardId shard = shards_.front();
+  for (const v1::SetDigest& theirs : response.digests()) {
+    const Digest own = digests_.MinuteDigest(shard, theirs.start());
+    // Equal sets may differ in when they were accepted last, which a disk that was new or away must
+    // be told of: retention asks for it.
+    const bool same = SameSet(theirs, own);
+    if (same && !(has_rows_of(shard) &&
+                  theirs.newest_accepted_s() > digests_.NewestAcceptedS(shard, theirs.start()))) {
+      continue;
+    }
+    // What the peer has not expired yet is not missing here.
+    const uint32_t expired_through_s = digests_.ExpiredThroughS(shard, theirs.start());
+    if (theirs.newest_accepted_s() <= expired_through_s) continue;
+    const bool whole =
+        !same && expired_through_s == 0 && theirs.count() > kWholeMinuteRatio * own.count;
+    minutes_.push_back({theirs.start(), whole});
+  }
 }
 
 // --- ids and events ---
@@ -202,6 +234,8 @@ SyncSession::Next SyncSession::TookIds(v1::ReadIdsResponse& response) {
   find.minute = minutes_.front().minute;
   find.ids = std::move(*response.mutable_ids());
   find.accepted_s.assign(response.accepted_s().begin(), response.accepted_s().end());
+  find.raised = has_rows_of(find.shard);
+  find.keyed_hashes.assign(response.keyed_hashes().begin(), response.keyed_hashes().end());
   return StorageRequest(std::move(find));
 }
 
@@ -247,7 +281,7 @@ SyncSession::Next SyncSession::NextMinute() {
   missing_.clear();
   if (!minutes_.empty()) return minutes_.front().whole ? AskEvents() : AskIds();
   if (!hours_.empty()) return AskMinutes();
-  return with_rows_ ? AskRows() : EndShard();
+  return has_rows_of(shards_.front()) ? AskRows() : EndShard();
 }
 
 // --- rows, and the end of a shard ---
@@ -283,10 +317,7 @@ SyncSession::Next SyncSession::EndShard() {
 
 SyncSession::Next SyncSession::NextShard() {
   after_.clear();
-  if (shards_.empty()) {
-    if (unconfirmed_.empty()) return {};
-    return AskDigests(Step::kConfirm, v1::DIGEST_LEVEL_SHARD, {}, 0);
-  }
+  if (shards_.empty()) return expired_of_.empty() ? AskConfirm() : AskExpired();
   return AskDigests(Step::kHours, v1::DIGEST_LEVEL_HOUR, {shards_.front()}, 0);
 }
 

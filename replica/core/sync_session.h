@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // One pull of some shards from one peer: afterwards this node holds all that the peer held when the
-// session began.
+// session began, and knows what the peer had expired by then.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +11,7 @@
 #include <variant>
 #include <vector>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "allezon/v1/replica.pb.h"
@@ -21,21 +22,34 @@ namespace allezon::replica {
 
 // Digests from coarse to fine, then ids, then events, one operation at a time, each bounded. It
 // leaves nothing behind but what was committed: one that breaks off is begun anew and finds what is
-// still missing. Retention is no fault: events that either side takes meanwhile are missing to
-// nobody. Not thread-safe.
+// still missing. Retention is no fault: events that either side expires meanwhile are missing to
+// nobody.
+//
+// What the peer has expired is asked for last: whatever its log did not hold any more when its
+// events were read is among the rows that were read after them, and what it expires after that was
+// read as events. Not thread-safe.
 class SyncSession {
  public:
   // What is to be done next; monostate: nothing, it has ended.
   using Next = std::variant<std::monostate, PeerRequest, StorageRequest>;
 
-  // `digests` must outlive it. `with_rows`: also what retention took and what views keep of it.
-  SyncSession(uint64_t placement_version, uint32_t self, std::vector<ShardId> shards,
-              bool with_rows, const DigestSource& digests);
+  struct Scope {
+    std::vector<ShardId> shards;
+    // Those of them of which also the rows are pulled, that views keep of what retention expired.
+    absl::flat_hash_set<ShardId> with_rows;
+    // Nothing but what the peer has expired.
+    bool only_expired = false;
+    // Only what was expired then or later; does not count for shards with rows.
+    uint32_t expired_since_s = 0;
+  };
+
+  // `digests` must outlive it.
+  SyncSession(uint64_t placement_version, Scope scope, const DigestSource& digests);
 
   // `now` is when the returned request is sent.
   Next Begin(Instant now);
   // The operation of the last Next succeeded. kInternal: the peer answers what was not asked.
-  absl::StatusOr<Next> Answered(PeerResponse response, Instant now);
+  absl::StatusOr<Next> Answered(PeerResponse response);
   Next Stored(std::string missing);
 
   // The shard that is being pulled; none before the first and after the last.
@@ -52,10 +66,11 @@ class SyncSession {
   uint64_t events() const { return events_; }  // that were pulled
   // Of answers since the last call.
   uint64_t TakeBytes();
+  bool has_rows_of(ShardId shard) const { return scope_.with_rows.contains(shard); }
+  bool only_expired() const { return scope_.only_expired; }
 
  private:
   enum class Step {
-    kTaken,
     kShards,
     kHours,
     kMinutes,
@@ -63,10 +78,11 @@ class SyncSession {
     kEventsById,
     kAllEvents,
     kRows,
+    kExpired,
     kConfirm
   };
 
-  Next AskTaken();
+  Next AskExpired();
   Next AskDigests(Step step, v1::DigestLevel level, absl::Span<const ShardId> shards, int64_t hour);
   Next AskShards(Instant now);
   Next AskMinutes();
@@ -77,20 +93,21 @@ class SyncSession {
   Next NextMinute();
   Next EndShard();
   Next NextShard();
+  Next AskConfirm();
 
-  Next TookTaken(v1::ReadTakenResponse& response, Instant now);
   absl::StatusOr<Next> TookDigests(const v1::ReadDigestsResponse& response);
+  absl::StatusOr<Next> TookShardDigests(const v1::ReadDigestsResponse& response);
+  void TookMinuteDigests(const v1::ReadDigestsResponse& response);
+  absl::StatusOr<Next> TookExpired(v1::ReadExpiredResponse& response);
   Next TookIds(v1::ReadIdsResponse& response);
   Next TookEvents(v1::ReadEventsResponse& response);
   absl::StatusOr<Next> TookRows(v1::ReadRowsResponse& response);
 
   const uint64_t placement_version_;
-  const uint32_t self_;
-  const std::vector<ShardId> asked_;
-  const bool with_rows_;
+  const Scope scope_;
   const DigestSource& digests_;
 
-  Step step_ = Step::kTaken;
+  Step step_ = Step::kShards;
   Instant begun_ = kNever;
   uint64_t incarnation_ = 0;
   Received received_;
@@ -105,8 +122,9 @@ class SyncSession {
   std::string missing_;  // ids of events to ask for
   bool has_more_ = false;
   bool has_more_ids_ = false;
-  std::string ids_end_;  // the last id of the page that missing_ is of
-  std::optional<int64_t> taken_after_;
+  std::string ids_end_;              // the last id of the page that missing_ is of
+  std::vector<ShardId> expired_of_;  // whose records are asked for
+  std::optional<v1::ExpiredRange> expired_after_;
 
   std::vector<ShardId> pulled_;
   // The same, but for whether all answers were of one incarnation of the peer: one that lost its

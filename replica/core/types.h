@@ -25,6 +25,10 @@ using router::ShardId;
 using Instant = int64_t;
 inline constexpr Instant kNever = std::numeric_limits<Instant>::min();
 
+// Seconds and microseconds since 1970 by a wall clock: this machine's, or what several agree on.
+using WallS = int64_t;
+using WallUs = int64_t;
+
 using WriteId = uint64_t;    // the caller's
 using BatchId = uint64_t;    // of a peer's lane
 using CallId = uint64_t;     // of polls and sync
@@ -41,7 +45,8 @@ struct CoreOptions {
   // 10 s after which every acknowledged tag must be visible.
   Instant staleness_max_us = 5'000'000;
   Instant poll_period_us = 500'000;
-  Instant poll_period_hasty_us = 100'000;  // while not every shard may be served
+  Instant poll_period_hasty_us = 100'000;   // while not every shard may be served
+  Instant poll_period_idle_us = 5'000'000;  // of a peer that shares no shard
   Instant poll_timeout_us = 1'000'000;
   // A peer that vouched for nothing newer counts as silent, and what it coordinated is looked for
   // at the others.
@@ -57,6 +62,9 @@ struct CoreOptions {
   uint64_t sync_bytes_per_second = 64 << 20;
   uint32_t sync_sessions_max = 2;
   uint32_t sync_shards_max = 16;  // of one session
+
+  // What was accepted longer ago may be expired, once its minute is as much older than the newest.
+  WallS retention_s = 86'400;
 
   // No write waits longer for its quorum.
   Instant write_timeout_max_us = 1'000'000;
@@ -85,13 +93,35 @@ struct CoreOptions {
   Instant late_max_us = 500'000;
 };
 
-// The digests of this node's own set, as of now; what was committed is in them.
+// What this node's own set is, as of now; what was committed is in it.
 class DigestSource {
  public:
   virtual ~DigestSource() = default;
   virtual Digest ShardDigest(ShardId shard) const = 0;
   virtual Digest HourDigest(ShardId shard, int64_t hour) const = 0;
   virtual Digest MinuteDigest(ShardId shard, int64_t minute) const = 0;
+  // When the newest of the bucket's events was accepted, or later; 0 where it is empty.
+  virtual uint32_t NewestAcceptedS(ShardId shard, int64_t minute) const = 0;
+  // Up to which acceptance retention has expired the bucket; 0 where it never did.
+  virtual uint32_t ExpiredThroughS(ShardId shard, int64_t minute) const = 0;
+  // Of all that retention has expired of the shard: equal where the records are.
+  virtual uint64_t ExpiredHash(ShardId shard) const = 0;
+  // Counts the events with idempotency keys that retention has removed of the shard since the
+  // process started.
+  virtual uint64_t ExpiredKeyed(ShardId shard) const = 0;
+};
+
+// A bucket: the events of one shard in one minute.
+struct BucketRef {
+  ShardId shard = 0;
+  int64_t minute = 0;
+
+  friend auto operator<=>(const BucketRef&, const BucketRef&) = default;
+};
+// One that retention may expire by what is known here.
+struct ExpiryCandidate {
+  BucketRef bucket;
+  uint32_t newest_accepted_s = 0;
 };
 
 // The outcome of one event of a write: OK, or why not. An event that failed may be stored.
@@ -101,27 +131,35 @@ struct WriteOutcome {
   std::vector<absl::Status> failures;
 };
 
-using PeerRequest = std::variant<v1::PollRequest, v1::ReadDigestsRequest, v1::ReadIdsRequest,
-                                 v1::ReadEventsRequest, v1::ReadTakenRequest, v1::ReadRowsRequest>;
-using PeerResponse =
-    std::variant<v1::PollResponse, v1::ReadDigestsResponse, v1::ReadIdsResponse,
-                 v1::ReadEventsResponse, v1::ReadTakenResponse, v1::ReadRowsResponse>;
+using PeerRequest =
+    std::variant<v1::PollRequest, v1::ReadDigestsRequest, v1::ReadIdsRequest, v1::ReadEventsRequest,
+                 v1::ReadExpiredRequest, v1::ReadRowsRequest, v1::ReadNewestRequest>;
+using PeerResponse = std::variant<v1::PollResponse, v1::ReadDigestsResponse, v1::ReadIdsResponse,
+                                  v1::ReadEventsResponse, v1::ReadExpiredResponse,
+                                  v1::ReadRowsResponse, v1::ReadNewestResponse>;
 
-// Which of `ids` (16 bytes each) the log of the shard's minute lacks. What retention took is not
-// missing: ids whose accepted_s is not after taken_through_s of the minute.
+// Which of `ids` (16 bytes each) the log of the shard's minute lacks, or has with a tag that makes
+// way for the peer's: an id that came from an idempotency key, whose content hash here is larger
+// than in `keyed_hashes` (one for each such id). With `raised`, also such ids that were accepted
+// again at the peer: later than here by more than RaiseSlackS. What retention expired is not
+// missing: ids whose accepted_s is not after ExpiredThroughS of the bucket.
 struct FindMissing {
   ShardId shard = 0;
   int64_t minute = 0;
   std::string ids;
   std::vector<uint32_t> accepted_s;
+  std::vector<uint64_t> keyed_hashes;
+  bool raised = false;
 };
 // Commit events that a peer had.
 struct StoreEvents {
   std::vector<v1::Event> events;
 };
-// Take the minutes that a peer has taken, where this node's clock agrees that they are old enough.
-struct AdoptTaken {
-  std::vector<v1::TakenMinute> minutes;
+// Expire what the ranges say, and record it. With `only_whole`, minutes of a range that hold
+// anything newer meanwhile are left as they are, and left out of the record.
+struct ExpireRanges {
+  std::vector<v1::ExpiredRange> ranges;
+  bool only_whole = false;
 };
 // Put rows that a peer's view keeps.
 struct StoreRows {
@@ -132,7 +170,8 @@ struct StoreRows {
 struct RecordJoined {
   std::vector<ShardId> shards;
 };
-using StorageRequest = std::variant<FindMissing, StoreEvents, AdoptTaken, StoreRows, RecordJoined>;
+using StorageRequest =
+    std::variant<FindMissing, StoreEvents, ExpireRanges, StoreRows, RecordJoined>;
 
 // What the core wants done; each call adds to it, and the caller does it in order.
 struct Actions {
@@ -140,6 +179,7 @@ struct Actions {
     uint32_t peer = 0;
     BatchId batch = 0;
     Instant timeout_us = 0;
+    Instant oldest_age_us = 0;  // how long the oldest event has waited here
     std::vector<EventRef> events;
   };
   struct Call {
@@ -177,6 +217,7 @@ struct CoreStats {
   uint64_t sessions_failed = 0;
   uint64_t sync_events = 0;  // pulled
   uint64_t sync_bytes = 0;
+  uint64_t expired_buckets = 0;  // that this node decided about
   uint32_t shards_serving = 0;
   uint32_t shards_unjoined = 0;
   Instant staleness_us = 0;  // of the shard that is furthest behind

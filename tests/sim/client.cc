@@ -2,6 +2,7 @@
 #include "tests/sim/client.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <utility>
 
@@ -10,8 +11,8 @@
 namespace allezon::sim {
 namespace {
 
-constexpr int64_t kNewestMinute = 27'000'000;  // of 2021
-constexpr uint32_t kStartS = kNewestMinute * 60;
+// Where retention is short, the time of tags runs fast.
+constexpr Time kMinuteEvery = 2 * kSecond;
 
 struct WriteAnswer {
   std::vector<absl::Status> statuses;  // by event
@@ -65,9 +66,17 @@ void SimClients::WriteRandom() {
   Operations operations;
   for (auto left = world_.random.Between(1, knobs_.group_events_max); left > 0; --left) {
     const uint32_t cookie = cookies[world_.random.Below(cookies.size())];
-    operations.push_back(Begin(MakeEvent(cookie, world_.random.Chance(0.3))));
+    operations.push_back(Begin(MakeEvent(cookie, world_.random.Chance(knobs_.keyed))));
   }
   Send(coordinator, operations);
+  for (const auto& operation : operations) {
+    if (!router::IsKeyed(router::AsBytes(operation->event->id)) ||
+        !world_.random.Chance(knobs_.race)) {
+      continue;
+    }
+    const EventRef rival = OtherBody(operation->event);
+    Send(AnyReplica(rival->shard), {Begin(rival)});
+  }
   if (!world_.random.Chance(knobs_.hedge)) return;
   world_.After(knobs_.attempt_timeout_us / 4, [this, operations] {
     for (const auto& operation : operations) TryNext(operation);
@@ -79,38 +88,74 @@ void SimClients::WriteOne() {
   Send(AnyReplica(shard_of_[cookie]), {Begin(MakeEvent(cookie, false))});
 }
 
-// The same key and tag, accepted later.
+// The same key, long after, with the same tag or with another one.
 void SimClients::Repeat() {
   const EventRef& first = keyed_[world_.random.Below(keyed_.size())];
-  auto again = std::make_shared<router::Event>(*first);
-  again->accepted_s = kStartS + static_cast<uint32_t>(world_.now() / kSecond);
+  const EventRef again =
+      world_.random.Chance(knobs_.other_body) ? OtherBody(first) : WithStamp(first, Stamp());
+  cluster_.oracle.AskedAgain(again);
   world_.Note("clients repeat", -1, -1, again->shard, IndexOf(again));
-  const int coordinator = AnyReplica(again->shard);
-  Send(coordinator, {Begin(std::move(again))});
+  Send(AnyReplica(again->shard), {Begin(again)});
+}
+
+void SimClients::SetWall(Time ahead) {
+  world_.Note(ahead < 0 ? "a gateway's clock is behind" : "a gateway's clock is ahead", -1, -1, -1,
+              -1, std::abs(ahead));
+  wall_ahead_ = ahead;
+}
+
+uint32_t SimClients::Stamp() {
+  const Time skew = world_.random.Between(-knobs_.wall_skew_us, knobs_.wall_skew_us);
+  const Time ahead = knobs_.wrong_gateway && world_.random.Chance(0.5) ? wall_ahead_ : skew;
+  return static_cast<uint32_t>((TrueWallUs(world_.now()) + ahead) / kSecond);
+}
+
+int64_t SimClients::DrawTimeMs() {
+  int64_t newest = kStartMinute;
+  if (knobs_.expires) newest += world_.now() / kMinuteEvery;
+  int64_t minute = newest - static_cast<int64_t>(world_.random.Below(knobs_.minutes));
+  if (world_.random.Chance(knobs_.late)) {
+    minute = newest - world_.random.Between(1, knobs_.late_minutes);
+  } else if (world_.random.Chance(knobs_.ahead)) {
+    minute = newest + world_.random.Between(1, 10);
+  }
+  return minute * router::kMinuteMs + world_.random.Between(0, router::kMinuteMs - 1);
 }
 
 EventRef SimClients::MakeEvent(uint32_t cookie, bool keyed) {
-  TagContent content;
-  content.index = cluster_.oracle.asked();
-  content.cookie = cookie;
-  content.price = static_cast<int32_t>(world_.random.Below(100'000));
   auto event = std::make_shared<router::Event>();
   if (keyed) {
-    event->id =
-        router::KeyedEventId(absl::StrCat("key-", content.index), absl::StrCat("cookie-", cookie));
+    event->id = router::KeyedEventId(absl::StrCat("key-", cluster_.oracle.asked()),
+                                     absl::StrCat("cookie-", cookie));
   } else {
     const uint64_t bits[2] = {world_.random.Next(), world_.random.Next()};
     std::memcpy(event->id.data(), bits, event->id.size());
     event->id[0] = static_cast<char>(event->id[0] & 0x7f);
   }
   event->shard = shard_of_[cookie];
-  event->accepted_s = kStartS + static_cast<uint32_t>(world_.now() / kSecond);
-  const int64_t minute = kNewestMinute - static_cast<int64_t>(world_.random.Below(knobs_.minutes));
-  event->time_ms = minute * router::kMinuteMs + world_.random.Between(0, router::kMinuteMs - 1);
+  event->time_ms = DrawTimeMs();
+  EventRef asked = Ask(std::move(event), cookie);
+  if (keyed) keyed_.push_back(asked);
+  return asked;
+}
+
+EventRef SimClients::OtherBody(const EventRef& first) {
+  auto event = std::make_shared<router::Event>(*first);
+  if (world_.random.Chance(0.6)) event->time_ms = DrawTimeMs();
+  EventRef asked = Ask(std::move(event), TagContent::Parse(first->tag).cookie);
+  keyed_.push_back(asked);
+  return asked;
+}
+
+EventRef SimClients::Ask(std::shared_ptr<router::Event> event, uint32_t cookie) {
+  TagContent content;
+  content.index = cluster_.oracle.asked();
+  content.cookie = cookie;
+  content.price = static_cast<int32_t>(world_.random.Below(100'000));
   event->tag = content.Serialise();
+  event->accepted_s = Stamp();
   cluster_.oracle.Asked(event);
-  world_.Note("clients ask", -1, -1, event->shard, content.index);
-  if (keyed) keyed_.push_back(event);
+  world_.Note("clients ask", -1, -1, event->shard, content.index, event->accepted_s);
   return event;
 }
 
@@ -133,7 +178,7 @@ void SimClients::Send(int coordinator, const Operations& operations) {
   // The coordinator may go on for longer than this attempt is waited for.
   const Time deadline_in = world_.random.Chance(0.5) ? timeout : left;
   CallNode<WriteAnswer>(
-      cluster_, -1, coordinator, timeout, false,
+      cluster_, -1, coordinator, NameOf(cluster_.placement, coordinator), timeout, false,
       [events, deadline_in](SimNode& node, auto reply) {
         node.OnWrite(
             events, deadline_in,

@@ -20,6 +20,8 @@ class SimClients {
   void Stop() { writing_ = false; }
   // One write, now, at any replica of a random shard.
   void WriteOne();
+  // How far the wrong gateway's clock is ahead of the true time.
+  void SetWall(Time ahead);
   // Writes that were not acknowledged by their deadline.
   uint64_t failed() const { return failed_; }
   uint64_t unfinished() const { return unfinished_; }
@@ -39,6 +41,11 @@ class SimClients {
   void Repeat();
   std::shared_ptr<Operation> Begin(EventRef event);
   EventRef MakeEvent(uint32_t cookie, bool keyed);
+  // Another body for the key of `first`.
+  EventRef OtherBody(const EventRef& first);
+  EventRef Ask(std::shared_ptr<router::Event> event, uint32_t cookie);
+  int64_t DrawTimeMs();
+  uint32_t Stamp();
   void Send(int coordinator, const Operations& operations);
   void Answered(const std::shared_ptr<Operation>& operation, const absl::Status& status);
   void TryNext(const std::shared_ptr<Operation>& operation);
@@ -51,6 +58,7 @@ class SimClients {
   std::vector<ShardId> shard_of_;                  // by cookie
   std::vector<std::vector<uint32_t>> cookies_of_;  // by node: those of the shards that it holds
   std::vector<EventRef> keyed_;
+  Time wall_ahead_ = 0;
   bool writing_ = false;
   uint64_t failed_ = 0;
   uint64_t unfinished_ = 0;

@@ -4,15 +4,21 @@
 #include <algorithm>
 #include <utility>
 
+#include "replica/core/agreed_clock.h"
+
 namespace allezon::sim {
 
-SimDisk::SimDisk(World& world, const Knobs& knobs, int node, bool joined, OnDurable on_durable)
+SimDisk::SimDisk(World& world, const Knobs& knobs, int node, bool joined, Observer observer)
     : world_(world),
       knobs_(knobs),
       node_(node),
-      on_durable_(std::move(on_durable)),
-      store_(knobs.shards),
+      observer_(std::move(observer)),
+      store_(NewStore()),
       joined_(knobs.shards, joined) {}
+
+SimStore SimDisk::NewStore() const {
+  return {knobs_.shards, static_cast<uint32_t>(replica::RaiseSlackS(knobs_.core.retention_s))};
+}
 
 Time SimDisk::Latency() {
   if (healed_) return knobs_.commit_min_us;
@@ -34,8 +40,7 @@ void SimDisk::EndOldest() {
   const Commit commit = std::move(under_way_.front());
   under_way_.pop_front();
   if (world_.now() >= full_until_) {
-    Keep(commit, commit.events.size());
-    for (const ShardId shard : commit.joined) joined_[shard] = true;
+    Keep(commit);
     commit.done(absl::OkStatus(), {});
     return;
   }
@@ -43,7 +48,7 @@ void SimDisk::EndOldest() {
   std::vector<bool> refused;
   if (commit.events.size() > 1 && world_.random.Chance(0.5)) {
     const size_t kept = world_.random.Below(commit.events.size());
-    Keep(commit, kept);
+    KeepEvents(commit, kept);
     refused.assign(commit.events.size(), true);
     std::fill(refused.begin(), refused.begin() + static_cast<std::ptrdiff_t>(kept), false);
   }
@@ -51,11 +56,20 @@ void SimDisk::EndOldest() {
   commit.done(absl::ResourceExhaustedError("the disk is full"), refused);
 }
 
-void SimDisk::Keep(const Commit& commit, size_t events) {
+void SimDisk::Keep(const Commit& commit) {
+  KeepEvents(commit, commit.events.size());
+  for (const ShardId shard : commit.joined) joined_[shard] = true;
+  if (!commit.expire.ranges.empty()) {
+    observer_.expires(commit.expire);
+    store_.Expire(commit.expire, observer_.dropped);
+  }
+  store_.PutRows(commit.rows);
+}
+
+void SimDisk::KeepEvents(const Commit& commit, size_t events) {
   for (size_t i = 0; i < events; ++i) {
-    if (store_.Has(IndexOf(commit.events[i]))) continue;
-    store_.Add(commit.events[i]);
-    on_durable_(commit.events[i]);
+    store_.Put(commit.events[i]);
+    observer_.has(commit.events[i]);
   }
 }
 
@@ -64,19 +78,19 @@ void SimDisk::Crash() {
   size_t kept = under_way_.empty() ? 0 : world_.random.Below(under_way_.size() + 1);
   for (const Commit& commit : under_way_) {
     if (kept == 0) {
-      Keep(commit, world_.random.Below(commit.events.size() + 1));
+      KeepEvents(commit, world_.random.Below(commit.events.size() + 1));
       break;
     }
     --kept;
-    Keep(commit, commit.events.size());
-    for (const ShardId shard : commit.joined) joined_[shard] = true;
+    Keep(commit);
   }
   under_way_.clear();
   busy_until_ = world_.now();
 }
 
 void SimDisk::Wipe(bool joined) {
-  store_ = SimStore(knobs_.shards);
+  store_ = NewStore();
+  complete_s_ = 0;
   joined_.assign(knobs_.shards, joined);
 }
 

@@ -22,14 +22,20 @@ class SimDisk {
   struct Commit {
     std::vector<EventRef> events;
     std::vector<ShardId> joined;
+    replica::ExpireRanges expire;
+    replica::StoreRows rows;
     // Called unless the process dies before. `refused`: which of the events are not stored, where
     // the status is not OK; empty: none is stored.
     std::function<void(const absl::Status&, const std::vector<bool>& refused)> done;
   };
-  // Told of every event that becomes durable, and whether it was new.
-  using OnDurable = std::function<void(const EventRef&)>;
+  // Told of what becomes durable.
+  struct Observer {
+    std::function<void(const EventRef&)> has;  // an event, or what the rules leave of it
+    std::function<void(const replica::ExpireRanges&)> expires;  // before anything goes
+    std::function<void(const EventRef&)> dropped;               // by retention
+  };
 
-  SimDisk(World& world, const Knobs& knobs, int node, bool joined, OnDurable on_durable);
+  SimDisk(World& world, const Knobs& knobs, int node, bool joined, Observer observer);
 
   void Begin(Commit commit);
   // The process died: of what was under way any prefix is kept, the last of it perhaps in part.
@@ -38,6 +44,9 @@ class SimDisk {
   void Wipe(bool joined);
   // Commits are refused, all or some of their events, until then.
   void Fill(Time until) { full_until_ = until; }
+  // Up to which acceptance all was here at some time; a crash keeps it, a wipe does not.
+  void NoteComplete(replica::WallS complete_s) { complete_s_ = complete_s; }
+  replica::WallS complete_s() const { return complete_s_; }
   // No faults from now on.
   void Heal();
 
@@ -46,15 +55,18 @@ class SimDisk {
 
  private:
   void EndOldest();
-  void Keep(const Commit& commit, size_t events);
+  void Keep(const Commit& commit);
+  void KeepEvents(const Commit& commit, size_t events);
+  SimStore NewStore() const;
   Time Latency();
 
   World& world_;
   const Knobs& knobs_;
   const int node_;
-  const OnDurable on_durable_;
+  const Observer observer_;
   SimStore store_;
   std::vector<bool> joined_;  // by shard
+  replica::WallS complete_s_ = 0;
   std::deque<Commit> under_way_;
   uint64_t generation_ = 0;  // crashes so far; what an older one began never ends
   Time busy_until_ = 0;

@@ -5,8 +5,8 @@
 
 namespace allezon::sim {
 
-Faults::Faults(Cluster& cluster)
-    : cluster_(cluster), world_(cluster.world), knobs_(cluster.knobs) {}
+Faults::Faults(Cluster& cluster, SimClients& clients)
+    : cluster_(cluster), clients_(clients), world_(cluster.world), knobs_(cluster.knobs) {}
 
 void Faults::Start() {
   on_ = true;
@@ -17,6 +17,8 @@ void Faults::Start() {
   Repeat(knobs_.jump_every_us, [this] { JumpClock(); });
   Repeat(knobs_.full_every_us, [this] { FillDisk(); });
   Repeat(knobs_.sync_now_every_us, [this] { SyncNow(); });
+  Repeat(knobs_.stray_every_us, [this] { Stray(); });
+  Repeat(knobs_.wall_every_us, [this] { SetWall(); });
 }
 
 void Faults::Repeat(Time every, std::function<void()> fault) {
@@ -127,6 +129,24 @@ void Faults::SyncNow() {
   if (node.up() && !node.paused()) node.SyncNow();
 }
 
+void Faults::Stray() {
+  cluster_.network.Stray(RandomNode(), RandomNode(), Until(knobs_.stray_max_us));
+}
+
+// The one clock that may be wrong is set, or put right.
+void Faults::SetWall() {
+  Time ahead = world_.random.Between(-knobs_.wall_skew_us, knobs_.wall_skew_us);
+  if (world_.random.Chance(0.7)) {
+    ahead = world_.random.Skewed(100 * kMs, knobs_.wall_wrong_max_us);
+    if (world_.random.Chance(0.5)) ahead = -ahead;
+  }
+  if (knobs_.wrong_node >= 0) {
+    cluster_.nodes[knobs_.wrong_node]->SetWall(ahead);
+  } else {
+    clients_.SetWall(ahead);
+  }
+}
+
 void Faults::Heal() {
   on_ = false;
   world_.Note("all is healed");
@@ -135,6 +155,9 @@ void Faults::Heal() {
     node->disk().Heal();
     if (!node->up()) node->Start();
     if (node->paused()) node->Resume();
+    // With two nodes retention rests for as long as one clock is behind.
+    const bool is_wrong = &node - cluster_.nodes.data() == knobs_.wrong_node;
+    if (is_wrong && (knobs_.nodes == 2 || world_.random.Chance(0.5))) node->SetWall(0);
   }
 }
 

@@ -5,13 +5,14 @@
 
 #include <functional>
 
+#include "tests/sim/client.h"
 #include "tests/sim/node.h"
 
 namespace allezon::sim {
 
 class Faults {
  public:
-  explicit Faults(Cluster& cluster);
+  Faults(Cluster& cluster, SimClients& clients);
 
   // Faults happen from now on, until Heal.
   void Start();
@@ -28,12 +29,15 @@ class Faults {
   void JumpClock();
   void FillDisk();
   void SyncNow();
+  void Stray();
+  void SetWall();
   bool MayWipe(int node) const;
   int RandomNode() { return static_cast<int>(world_.random.Below(cluster_.knobs.nodes)); }
   // A duration: mostly short.
   Time Until(Time most) { return world_.now() + world_.random.Skewed(most / 50 + 1, most); }
 
   Cluster& cluster_;
+  SimClients& clients_;
   World& world_;
   const Knobs& knobs_;
   bool on_ = false;

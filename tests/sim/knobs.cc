@@ -9,11 +9,11 @@ namespace allezon::sim {
 namespace {
 
 void DrawCluster(Random& random, Knobs& knobs) {
-  // Three is what people run.
-  knobs.nodes = random.Chance(0.5) ? 3 : static_cast<int>(random.Between(1, 5));
+  // More nodes than replicas is what people run.
+  knobs.nodes = static_cast<int>(random.Chance(0.8) ? random.Between(3, 6) : random.Between(1, 5));
   knobs.shards = static_cast<uint32_t>(random.Between(1, random.Chance(0.8) ? 4 : 12));
-  const int rf_max = std::min(random.Chance(0.8) ? 3 : 5, knobs.nodes);
-  knobs.rf = static_cast<uint32_t>(random.Chance(0.7) ? rf_max : random.Between(1, rf_max));
+  const int rf_max = std::min(random.Chance(0.75) ? 3 : 5, knobs.nodes);
+  knobs.rf = static_cast<uint32_t>(random.Chance(0.8) ? rf_max : random.Between(1, rf_max));
   knobs.write_quorum =
       random.Chance(0.8) ? knobs.rf / 2 + 1 : static_cast<uint32_t>(random.Between(1, knobs.rf));
   knobs.disks_joined = random.Chance(0.6);
@@ -31,7 +31,41 @@ void DrawLoad(Random& random, Knobs& knobs) {
   knobs.attempt_timeout_us = random.Skewed(200 * kMs, 3 * kSecond);
   knobs.wrong_coordinator = random.Chance(0.3) ? 0 : random.Unit();
   knobs.hedge = random.Chance(0.6) ? 0 : random.Unit() * 0.3;
-  knobs.repeat = random.Chance(0.5) ? 0 : random.Unit() * 0.2;
+  knobs.repeat = random.Chance(0.4) ? 0 : random.Unit() * 0.3;
+  knobs.other_body = random.Chance(0.4) ? 0 : random.Unit() * 0.8;
+  knobs.keyed = random.Chance(0.5) ? 0.3 : random.Unit();
+  knobs.race = random.Chance(0.6) ? 0 : random.Unit() * 0.3;
+}
+
+void DrawRetention(Random& random, Knobs& knobs) {
+  // Beyond every run.
+  knobs.core.retention_s = 10'000'000;
+  if (random.Chance(0.4)) return;
+  knobs.expires = true;
+  knobs.core.retention_s = random.Between(10, 40);
+  knobs.faults_us = random.Between(40, 90) * kSecond;
+  knobs.write_every_us = random.Skewed(40 * kMs, 400 * kMs);
+  knobs.minutes = static_cast<int>(random.Between(1, 6));
+  knobs.late = random.Chance(0.3) ? 0 : random.Unit() * (random.Chance(0.5) ? 0.05 : 0.4);
+  knobs.late_minutes = static_cast<int>(random.Skewed(5, 120));
+  knobs.ahead = random.Chance(0.7) ? 0 : random.Unit() * 0.05;
+  // A process's clock, by which the walls of others are told between two answers, may be wrong by a
+  // little, but not jump.
+  knobs.jump_every_us = 0;
+  knobs.drift = std::min(knobs.drift, 0.005);
+}
+
+void DrawWalls(Random& random, Knobs& knobs) {
+  knobs.wall_skew_us = random.Skewed(kMs, 50 * kMs);
+  if (random.Chance(0.4)) return;
+  // Two nodes are enough to tell which clocks not to go by, but one is not.
+  if (knobs.nodes > 1 && random.Chance(0.7)) {
+    knobs.wrong_node = static_cast<int>(random.Below(static_cast<uint64_t>(knobs.nodes)));
+  } else {
+    knobs.wrong_gateway = true;
+  }
+  knobs.wall_every_us = random.Skewed(kSecond, 30 * kSecond);
+  knobs.wall_wrong_max_us = random.Skewed(2 * kSecond, 5 * 86'400 * kSecond);
 }
 
 void DrawNetwork(Random& random, Knobs& knobs) {
@@ -45,6 +79,8 @@ void DrawNetwork(Random& random, Knobs& knobs) {
   knobs.cut_max_us = random.Skewed(2 * kSecond, 25 * kSecond);
   knobs.clog_every_us = random.Chance(0.5) ? 0 : random.Skewed(kSecond, 20 * kSecond);
   knobs.clog_max_us = random.Skewed(300 * kMs, 8 * kSecond);
+  knobs.stray_every_us = random.Chance(0.7) ? 0 : random.Skewed(2 * kSecond, 30 * kSecond);
+  knobs.stray_max_us = random.Skewed(kSecond, 20 * kSecond);
 }
 
 void DrawDisks(Random& random, Knobs& knobs) {
@@ -57,7 +93,14 @@ void DrawDisks(Random& random, Knobs& knobs) {
   knobs.read_max_us = random.Skewed(50, 20 * kMs);
   // With pages of one the ids of a minute alone take longer than a cluster is given to come to
   // rest.
-  knobs.page_entries = static_cast<int>(random.Chance(0.5) ? 1'000 : random.Between(20, 100));
+  const auto page = [&](int low, int high) {
+    return static_cast<int>(random.Chance(0.5) ? 1'000 : random.Between(low, high));
+  };
+  knobs.pages.ids = page(20, 100);
+  knobs.pages.events = page(10, 100);
+  knobs.pages.rows = page(100, 300);
+  knobs.pages.rows_looked_at = random.Chance(0.5) ? 5 * knobs.pages.rows : page(200, 400);
+  knobs.pages.expired = page(3, 20);
 }
 
 void DrawProcesses(Random& random, Knobs& knobs) {
@@ -70,7 +113,6 @@ void DrawProcesses(Random& random, Knobs& knobs) {
   knobs.jump_every_us = random.Chance(0.7) ? 0 : random.Skewed(2 * kSecond, 20 * kSecond);
   knobs.jump_max_us = random.Skewed(500 * kMs, 60 * kSecond);
   knobs.drift = random.Chance(0.5) ? 0 : random.Unit() * 0.03;
-  knobs.needs_rows = random.Chance(0.8) ? 0 : random.Unit();
   knobs.sync_now_every_us = random.Chance(0.7) ? 0 : random.Skewed(kSecond, 20 * kSecond);
 }
 
@@ -113,6 +155,8 @@ Knobs DrawKnobs(Random& random) {
   DrawDisks(random, knobs);
   DrawProcesses(random, knobs);
   DrawCore(random, knobs);
+  DrawRetention(random, knobs);
+  DrawWalls(random, knobs);
   return knobs;
 }
 
@@ -121,12 +165,18 @@ std::string Knobs::ToString() const {
       "nodes=", nodes, " shards=", shards, " rf=", rf, " w=", write_quorum,
       disks_joined ? " old-disks" : " new-disks", Part("faults", faults_us),
       Part("write-every", write_every_us), " group=", group_events_max, " minutes=", minutes,
-      Part("hedge", hedge), Part("repeat", repeat), Part("loss", loss),
-      Part("duplicate", duplicate), Part("straggle", straggle), Part("cut-every", cut_every_us),
-      Part("clog-every", clog_every_us), Part("stall", stall), Part("full-every", full_every_us),
-      Part("crash-every", crash_every_us), Part("wipe", wipe), Part("crash-all", crash_all),
-      Part("pause-every", pause_every_us), Part("jump-every", jump_every_us), Part("drift", drift),
+      " cookies=", cookies, Part("late", late), Part("ahead", ahead), Part("keyed", keyed),
+      Part("race", race), Part("hedge", hedge), Part("repeat", repeat),
+      Part("other-body", other_body), Part("loss", loss), Part("duplicate", duplicate),
+      Part("straggle", straggle), Part("cut-every", cut_every_us),
+      Part("clog-every", clog_every_us), Part("stray-every", stray_every_us), Part("stall", stall),
+      Part("full-every", full_every_us), Part("crash-every", crash_every_us), Part("wipe", wipe),
+      Part("crash-all", crash_all), Part("pause-every", pause_every_us),
+      Part("jump-every", jump_every_us), Part("drift", drift),
       Part("sync-now-every", sync_now_every_us), " lane-max=", core.lane_owed_events_max,
+      expires ? absl::StrCat(" retention=", core.retention_s, "s") : "",
+      wrong_node >= 0 ? absl::StrCat(" wrong-clock=n", wrong_node) : "",
+      wrong_gateway ? " wrong-clock=gateway" : "", Part("wall-every", wall_every_us),
       Part("sync-period", core.sync_period_us), Part("staleness-max", core.staleness_max_us));
 }
 

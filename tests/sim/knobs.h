@@ -8,9 +8,16 @@
 #include <string>
 
 #include "replica/core/types.h"
+#include "tests/sim/store.h"
 #include "tests/sim/world.h"
 
 namespace allezon::sim {
+
+// The true time, in seconds since 1970, when a run begins; and the minute of the newest tags then.
+inline constexpr int64_t kStartMinute = 27'000'000;  // in 2021
+inline constexpr int64_t kStartS = kStartMinute * 60;
+// Of one run, true time of the wall.
+constexpr replica::WallUs TrueWallUs(Time now) { return kStartS * kSecond + now; }
 
 // Times between two faults are means; 0: never.
 struct Knobs {
@@ -28,12 +35,18 @@ struct Knobs {
   Time write_every_us = 50 * kMs;
   int group_events_max = 1;  // events of one write
   int minutes = 2;
+  double late = 0;        // of tags: far behind the newest
+  double ahead = 0;       // of tags: some minutes ahead of the newest
+  int late_minutes = 60;  // how far behind
+  double keyed = 0.3;
+  double race = 0;  // of keys: another body at the same time by another coordinator
   int cookies = 10;
   Time write_deadline_us = 5 * kSecond;
   Time attempt_timeout_us = kSecond;
   double wrong_coordinator = 0;
   double hedge = 0;
-  double repeat = 0;  // of an event with an idempotency key, long after
+  double repeat = 0;      // of an event with an idempotency key, long after
+  double other_body = 0;  // of those
 
   // Network. A message takes delay_min to delay_max, or, with `straggle`, up to straggle_max.
   Time delay_min_us = 200;
@@ -55,7 +68,7 @@ struct Knobs {
   Time full_every_us = 0;
   Time full_max_us = 5 * kSecond;
   Time read_max_us = kMs;
-  int page_entries = 1'000;  // ids or events of one answer
+  Pages pages;
 
   // Processes and clocks.
   Time crash_every_us = 0;
@@ -66,9 +79,20 @@ struct Knobs {
   Time pause_max_us = 8 * kSecond;
   Time jump_every_us = 0;
   Time jump_max_us = 20 * kSecond;
-  double drift = 0;       // a clock's rate is 1 +- drift
-  double needs_rows = 0;  // of starts
+  double drift = 0;  // a clock's rate is 1 +- drift
   Time sync_now_every_us = 0;
+  // Addresses: calls to one node come to another one.
+  Time stray_every_us = 0;
+  Time stray_max_us = 5 * kSecond;
+
+  // Wall clocks: all are right within skew, but for one of a node or of a gateway.
+  Time wall_skew_us = 50 * kMs;
+  int wrong_node = -1;
+  bool wrong_gateway = false;
+  Time wall_every_us = 0;  // that one is set
+  Time wall_wrong_max_us = kSecond;
+
+  bool expires = false;  // retention is short enough to be seen
 
   Time tick_us = replica::kTickUs;
   replica::CoreOptions core;  // self and incarnation are each node's own

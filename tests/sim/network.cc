@@ -9,7 +9,8 @@ Network::Network(World& world, const Knobs& knobs)
     : world_(world),
       knobs_(knobs),
       endpoints_(knobs.nodes + 1),
-      links_(static_cast<size_t>(endpoints_) * endpoints_) {}
+      links_(static_cast<size_t>(endpoints_) * endpoints_),
+      strays_(static_cast<size_t>(endpoints_)) {}
 
 Time Network::Delay() {
   if (healed_) return 500;
@@ -39,9 +40,15 @@ void Network::Clog(int from, int to, Time until) {
   world_.Note("clogged towards", from, to, -1, -1, until - world_.now());
 }
 
+void Network::Stray(int to, int instead, Time until) {
+  strays_[to] = {instead, until};
+  world_.Note("address leads to", to, instead, -1, -1, until - world_.now());
+}
+
 void Network::Heal() {
   healed_ = true;
   std::fill(links_.begin(), links_.end(), Link{});
+  std::fill(strays_.begin(), strays_.end(), Address{});
 }
 
 }  // namespace allezon::sim

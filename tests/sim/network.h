@@ -21,6 +21,12 @@ class Network {
   void Cut(int from, int to, Time until);
   // One direction holds back everything until then.
   void Clog(int from, int to, Time until);
+  // The address of `to` leads to another node until then.
+  void Stray(int to, int instead, Time until);
+  // Where a message to that endpoint comes to now.
+  int Destination(int to) const {
+    return world_.now() < strays_[to].until ? strays_[to].instead : to;
+  }
   // Nothing is lost or late from now on; what is held back comes through.
   void Heal();
 
@@ -31,6 +37,10 @@ class Network {
     Time cut_until = 0;
     Time clogged_until = 0;
   };
+  struct Address {
+    int instead = 0;
+    Time until = 0;
+  };
   Link& At(int from, int to) { return links_[from * endpoints_ + to]; }
   Time Delay();
 
@@ -38,6 +48,7 @@ class Network {
   const Knobs& knobs_;
   const int endpoints_;
   std::vector<Link> links_;
+  std::vector<Address> strays_;
   bool healed_ = false;
 };
 

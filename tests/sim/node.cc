@@ -2,6 +2,8 @@
 #include "tests/sim/node.h"
 
 #include <algorithm>
+#include <cstdlib>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -11,16 +13,35 @@ namespace allezon::sim {
 using replica::Actions;
 using replica::Instant;
 
+v1::NodeIdentity NameOf(const router::Placement& placement, int node) {
+  v1::NodeIdentity name;
+  name.set_cluster("allezon");
+  name.set_service("profile");
+  name.set_instance(placement.instances[node].id);
+  return name;
+}
+
 SimNode::SimNode(Cluster& cluster, int index)
     : cluster_(cluster),
       world_(cluster.world),
       index_(index),
       disk_(world_, cluster.knobs, index, cluster.knobs.disks_joined,
-            [this](const EventRef& event) {
-              const uint32_t tag = IndexOf(event);
-              world_.Note("has", index_, -1, event->shard, tag);
-              cluster_.oracle.Stored(index_, event);
-            }) {}
+            {.has =
+                 [this](const EventRef& event) {
+                   world_.Note("has", index_, -1, event->shard, IndexOf(event), event->accepted_s);
+                   cluster_.oracle.Stored(index_, event, disk_.store());
+                 },
+             .expires =
+                 [this](const replica::ExpireRanges& request) {
+                   cluster_.oracle.Expires(index_, request);
+                 },
+             .dropped =
+                 [this](const EventRef& event) {
+                   world_.Note("expires", index_, -1, event->shard, IndexOf(event),
+                               event->accepted_s);
+                   cluster_.oracle.Dropped(index_, event, cluster_);
+                 }}),
+      wall_ahead_(world_.random.Between(-cluster.knobs.wall_skew_us, cluster.knobs.wall_skew_us)) {}
 
 void SimNode::Start() {
   const Knobs& knobs = cluster_.knobs;
@@ -32,9 +53,20 @@ void SimNode::Start() {
   replica::CoreOptions options = knobs.core;
   options.self = static_cast<uint32_t>(index_);
   options.incarnation = process_;
-  core_ =
-      std::make_unique<replica::Core>(options, cluster_.placement, disk_.store(), disk_.joined(),
-                                      world_.random.Chance(knobs.needs_rows), Clock());
+  core_ = std::make_unique<replica::Core>(options, cluster_.placement, disk_.store(),
+                                          disk_.joined(), disk_.complete_s(), Clock());
+  core_->ObserveSyncs(
+      [this](uint32_t peer, ShardId shard, Instant begun) { CheckSynced(peer, shard, begun); });
+  peers_held_.clear();
+  v1::NodeIdentity own = NameOf(cluster_.placement, index_);
+  own.set_disk(absl::StrCat("disk-", index_, "-", disks_));
+  own.set_incarnation(process_);
+  std::vector<std::string> instances;
+  for (const router::Instance& instance : cluster_.placement.instances) {
+    instances.push_back(instance.id);
+  }
+  identities_ = std::make_unique<replica::Identities>(
+      own, std::exchange(disk_incarnation_, process_), std::move(instances));
   world_.Note("started", index_, -1, -1, -1, static_cast<int64_t>(process_));
   world_.After(world_.random.Between(0, knobs.tick_us),
                [this, process = process_] { Tick(process); });
@@ -57,6 +89,8 @@ void SimNode::Wipe() {
     cluster_.oracle.Wiped(index_, shard, disk_.joined()[shard], disk_.store());
   }
   disk_.Wipe(false);
+  disk_incarnation_ = 0;
+  ++disks_;
 }
 
 Instant SimNode::Clock() const {
@@ -67,6 +101,12 @@ void SimNode::JumpClock(Time by) {
   world_.Note("clock jumps", index_, -1, -1, -1, by);
   clock_ = Clock() + by;
   clock_set_ = world_.now();
+}
+
+void SimNode::SetWall(Time ahead) {
+  world_.Note(ahead < 0 ? "wall clock is behind" : "wall clock is ahead", index_, -1, -1, -1,
+              std::abs(ahead));
+  wall_ahead_ = ahead;
 }
 
 void SimNode::Pause(Time until) {
@@ -105,11 +145,37 @@ void SimNode::Tick(uint64_t process) {
   if (process != process_ || !up()) return;
   if (!paused()) {
     Actions actions;
-    core_->Tick(Clock(), actions);
+    core_->Tick(Clock(), Wall(), actions);
+    Maintain(actions);
     Execute(actions);
     Check();
   }
   world_.After(cluster_.knobs.tick_us, [this, process] { Tick(process); });
+}
+
+void SimNode::Maintain(Actions& actions) {
+  if (world_.now() < maintained_ + kSecond) return;
+  maintained_ = world_.now();
+  if (const auto complete_s = core_->CompleteS(Clock())) disk_.NoteComplete(*complete_s);
+  const auto horizon_s = core_->ExpiryHorizonS(Clock());
+  if (horizon_s) core_->Expire(Candidates(*horizon_s), Clock(), actions);
+}
+
+std::vector<replica::ExpiryCandidate> SimNode::Candidates(replica::WallS horizon_s) const {
+  int64_t newest = std::numeric_limits<int64_t>::min();
+  for (const ShardId shard : core_->shards()) {
+    const SimStore::Minutes& minutes = disk_.store().minutes(shard);
+    if (!minutes.empty()) newest = std::max(newest, minutes.rbegin()->first);
+  }
+  std::vector<replica::ExpiryCandidate> candidates;
+  for (const ShardId shard : core_->shards()) {
+    for (const auto& [start, minute] : disk_.store().minutes(shard)) {
+      if ((newest - start - 1) * 60 < cluster_.knobs.core.retention_s) break;
+      if (minute.newest_accepted_s > horizon_s) continue;
+      candidates.push_back({{shard, start}, minute.newest_accepted_s});
+    }
+  }
+  return candidates;
 }
 
 void SimNode::Execute(const Actions& actions) {
@@ -121,26 +187,43 @@ void SimNode::Execute(const Actions& actions) {
 
 // --- writes that it coordinates ---
 
-void SimNode::OnWrite(const std::vector<EventRef>& events, Time deadline_in, WriteReply reply) {
+void SimNode::OnWrite(const std::vector<EventRef>& asked, Time deadline_in, WriteReply reply) {
   const replica::WriteId id = next_write_++;
+  const replica::StampRule rule = core_->RuleOfWrites(Clock());
+  std::vector<EventRef> events;
+  for (const EventRef& event : asked) {
+    EventRef stored = WithStamp(event, rule.Apply(event->accepted_s));
+    // A key that is known is the same tag again, whatever the body says.
+    if (const EventRef known = disk_.store().Keyed(event->shard, event->id)) {
+      stored = WithStamp(known, std::max(known->accepted_s, stored->accepted_s));
+    }
+    events.push_back(std::move(stored));
+  }
   Actions actions;
   const absl::Status taken = core_->Write(id, events, Clock() + deadline_in, Clock(), actions);
   for (const EventRef& event : events) {
-    world_.Note(taken.ok() ? "coordinates" : "declines", index_, -1, event->shard, IndexOf(event));
+    world_.Note(taken.ok() ? "coordinates" : "declines", index_, -1, event->shard, IndexOf(event),
+                event->accepted_s);
   }
   if (!taken.ok()) {
     reply(taken, {});
     return Execute(actions);
   }
+  for (size_t i = 0; i < asked.size(); ++i) {
+    cluster_.oracle.Accepted(index_, asked[i], events[i], disk_.store());
+  }
   events_pending_ += events.size();
-  writes_.emplace(id, PendingWrite{events, std::move(reply)});
-  disk_.Begin({events, {}, [this, process = process_, id](const absl::Status& status, const auto&) {
-                 Input(process, [this, id, status] {
-                   Actions then;
-                   core_->Stored(id, status, Clock(), then);
-                   Execute(then);
-                 });
-               }});
+  writes_.emplace(id, PendingWrite{asked, events, world_.now(), std::move(reply)});
+  SimDisk::Commit commit;
+  commit.events = std::move(events);
+  commit.done = [this, process = process_, id](const absl::Status& status, const auto&) {
+    Input(process, [this, id, status] {
+      Actions then;
+      core_->Stored(id, status, Clock(), then);
+      Execute(then);
+    });
+  };
+  disk_.Begin(std::move(commit));
   Execute(actions);
 }
 
@@ -157,7 +240,7 @@ void SimNode::Answer(const replica::WriteOutcome& outcome) {
   for (size_t i = 0; i < statuses.size(); ++i) {
     const EventRef& event = write.events[i];
     if (statuses[i].ok()) {
-      cluster_.oracle.Acknowledged(index_, event, cluster_);
+      cluster_.oracle.Acknowledged(index_, write.asked[i], event, write.begun, cluster_);
     } else {
       world_.Note("fails", index_, -1, event->shard, IndexOf(event),
                   static_cast<int64_t>(statuses[i].code()));
@@ -170,13 +253,17 @@ void SimNode::SendReplicate(const Actions::Replicate& replicate) {
   const auto events = std::make_shared<const std::vector<EventRef>>(replicate.events);
   world_.Note("sends a batch to", index_, static_cast<int>(replicate.peer), -1, -1,
               static_cast<int64_t>(events->size()));
+  v1::NodeIdentity to;
+  identities_->SetTo(replicate.peer, to);
   CallNode<v1::ReplicateResponse>(
-      cluster_, index_, static_cast<int>(replicate.peer), replicate.timeout_us, true,
-      [from = static_cast<uint32_t>(index_), events](SimNode& peer, ReplicateReply reply) {
-        peer.OnReplicate(from, events, std::move(reply));
+      cluster_, index_, static_cast<int>(replicate.peer), to, replicate.timeout_us, true,
+      [from = identities_->own(), events, age = replicate.oldest_age_us](SimNode& peer,
+                                                                         ReplicateReply reply) {
+        peer.OnReplicate(from, *events, age, std::move(reply));
       },
       [this, peer = replicate.peer, batch = replicate.batch](
-          const absl::Status& status, const v1::ReplicateResponse& response) {
+          absl::Status status, const v1::ReplicateResponse& response) {
+        if (status.ok()) status = identities_->CheckBy(peer, response.by());
         world_.Note("'s batch ended at", index_, static_cast<int>(peer), -1, -1,
                     static_cast<int64_t>(status.code()));
         Actions actions;
@@ -187,19 +274,26 @@ void SimNode::SendReplicate(const Actions::Replicate& replicate) {
 
 // --- what peers ask of it ---
 
-void SimNode::OnReplicate(uint32_t from, std::shared_ptr<const std::vector<EventRef>> events,
-                          ReplicateReply reply) {
-  disk_.Begin({*events,
-               {},
-               [this, process = process_, from, events, reply = std::move(reply)](
-                   const absl::Status& status, const std::vector<bool>& refused) {
-                 const auto end = [this, from, events, reply, status, refused] {
-                   EndReplicate(from, *events, status, refused, reply);
-                 };
-                 // What is committed may be seen a little before it is counted.
-                 if (world_.random.Chance(0.9)) return Input(process, end);
-                 world_.After(ReadDelay(), [this, process, end] { Input(process, end); });
-               }});
+void SimNode::OnReplicate(const v1::NodeIdentity& by, const std::vector<EventRef>& sent,
+                          Time oldest_age, ReplicateReply reply) {
+  const absl::StatusOr<uint32_t> from = identities_->CheckFrom(by);
+  if (!from.ok()) return reply(from.status(), {});
+  const replica::StampRule rule = core_->RuleOfReplicates(oldest_age, Clock());
+  SimDisk::Commit commit;
+  for (const EventRef& event : sent) {
+    commit.events.push_back(WithStamp(event, rule.Apply(event->accepted_s)));
+  }
+  commit.done = [this, process = process_, from = *from, events = commit.events,
+                 reply = std::move(reply)](const absl::Status& status,
+                                           const std::vector<bool>& refused) {
+    const auto end = [this, from, events, reply, status, refused] {
+      EndReplicate(from, events, status, refused, reply);
+    };
+    // What is committed may be seen a little before it is counted.
+    if (world_.random.Chance(0.9)) return Input(process, end);
+    world_.After(ReadDelay(), [this, process, end] { Input(process, end); });
+  };
+  disk_.Begin(std::move(commit));
 }
 
 void SimNode::EndReplicate(uint32_t from, const std::vector<EventRef>& events,
@@ -207,6 +301,7 @@ void SimNode::EndReplicate(uint32_t from, const std::vector<EventRef>& events,
                            const ReplicateReply& reply) {
   if (!status.ok() && refused.empty()) return reply(status, {});
   v1::ReplicateResponse response;
+  identities_->SetBy(*response.mutable_by());
   std::vector<ShardId> shards;
   for (size_t i = 0; i < events.size(); ++i) {
     shards.push_back(events[i]->shard);
@@ -221,16 +316,18 @@ void SimNode::EndReplicate(uint32_t from, const std::vector<EventRef>& events,
   reply(absl::OkStatus(), response);
 }
 
-void SimNode::OnCall(uint32_t from, std::shared_ptr<const replica::PeerRequest> request,
-                     CallReply reply) {
-  if (std::holds_alternative<v1::PollRequest>(*request)) {
+void SimNode::OnCall(std::shared_ptr<const replica::PeerRequest> request, CallReply reply) {
+  if (const auto* poll = std::get_if<v1::PollRequest>(request.get())) {
     v1::PollResponse response;
-    core_->Polled(from, Clock(), response);
+    const auto from = identities_->Polled(*poll, response);
+    if (!from.ok()) return reply(from.status(), response);
+    if (*from) core_->Polled(**from, Clock(), response);
     return reply(absl::OkStatus(), response);
   }
   if (const auto* digests = std::get_if<v1::ReadDigestsRequest>(request.get())) {
     auto response = std::make_shared<v1::ReadDigestsResponse>();
     core_->AnswerDigests(*response);
+    identities_->SetBy(*response->mutable_by());
     // The digests are read a little later; commits go on meanwhile.
     return world_.After(ReadDelay(), [this, process = process_, request, digests, response,
                                       reply = std::move(reply)] {
@@ -241,21 +338,36 @@ void SimNode::OnCall(uint32_t from, std::shared_ptr<const replica::PeerRequest> 
     });
   }
   world_.After(ReadDelay(), [this, process = process_, request, reply = std::move(reply)] {
-    Input(process, [this, request, reply] { AnswerRead(*request, reply); });
+    Input(process, [this, request, reply] {
+      replica::PeerResponse response = AnswerRead(*request);
+      std::visit([this](auto& message) { identities_->SetBy(*message.mutable_by()); }, response);
+      reply(absl::OkStatus(), response);
+    });
   });
 }
 
-void SimNode::AnswerRead(const replica::PeerRequest& request, const CallReply& reply) {
-  const int page = cluster_.knobs.page_entries;
+replica::PeerResponse SimNode::AnswerRead(const replica::PeerRequest& request) const {
+  const Pages& pages = cluster_.knobs.pages;
+  const SimStore& store = disk_.store();
   if (const auto* ids = std::get_if<v1::ReadIdsRequest>(&request)) {
-    reply(absl::OkStatus(), ReadIds(disk_.store(), *ids, page));
-  } else if (const auto* events = std::get_if<v1::ReadEventsRequest>(&request)) {
-    reply(absl::OkStatus(), ReadEvents(disk_.store(), *events, page));
-  } else if (std::holds_alternative<v1::ReadTakenRequest>(request)) {
-    reply(absl::OkStatus(), v1::ReadTakenResponse());
-  } else {
-    reply(absl::OkStatus(), v1::ReadRowsResponse());
+    return ReadIds(store, *ids, pages);
   }
+  if (const auto* events = std::get_if<v1::ReadEventsRequest>(&request)) {
+    return ReadEvents(store, *events, pages);
+  }
+  if (const auto* expired = std::get_if<v1::ReadExpiredRequest>(&request)) {
+    return ReadExpired(store, *expired, pages);
+  }
+  if (const auto* rows = std::get_if<v1::ReadRowsRequest>(&request)) {
+    return ReadRows(store, *rows, pages);
+  }
+  const auto& newest = std::get<v1::ReadNewestRequest>(request);
+  v1::ReadNewestResponse response;
+  for (int i = 0; i < newest.shards_size(); ++i) {
+    response.add_newest_accepted_s(core_->NewestToTell(
+        newest.shards(i), store.NewestAcceptedS(newest.shards(i), newest.minutes(i))));
+  }
+  return response;
 }
 
 Time SimNode::ReadDelay() { return world_.random.Between(1, cluster_.knobs.read_max_us); }
@@ -264,24 +376,86 @@ Time SimNode::ReadDelay() { return world_.random.Between(1, cluster_.knobs.read_
 
 void SimNode::SendCall(const Actions::Call& call) {
   static constexpr const char* kNames[] = {"polls",           "reads digests of", "reads ids of",
-                                           "reads events of", "reads taken of",   "reads rows of"};
+                                           "reads events of", "reads expired of", "reads rows of",
+                                           "reads newest of"};
   const char* const name = kNames[call.request.index()];
   if (call.request.index() != 0) world_.Note(name, index_, static_cast<int>(call.peer));
-  const auto request = std::make_shared<const replica::PeerRequest>(call.request);
+  auto request = std::make_shared<replica::PeerRequest>(call.request);
+  v1::NodeIdentity to;
+  if (auto* poll = std::get_if<v1::PollRequest>(request.get())) {
+    identities_->SetPoll(call.peer, *poll);
+    to = poll->to();
+  } else {
+    identities_->SetTo(call.peer, to);
+  }
   CallNode<replica::PeerResponse>(
-      cluster_, index_, static_cast<int>(call.peer), call.timeout_us, false,
-      [from = static_cast<uint32_t>(index_), request](SimNode& peer, CallReply reply) {
-        peer.OnCall(from, request, std::move(reply));
+      cluster_, index_, static_cast<int>(call.peer), to, call.timeout_us, false,
+      [request = std::shared_ptr<const replica::PeerRequest>(std::move(request)),
+       held = ExpectHoldings(call)](SimNode& peer, CallReply reply) {
+        if (held != nullptr) *held = peer.Held(std::get<v1::ReadDigestsRequest>(*request));
+        peer.OnCall(request, std::move(reply));
       },
-      [this, id = call.id, name, peer = static_cast<int>(call.peer)](
-          const absl::Status& status, const replica::PeerResponse& response) {
+      [this, id = call.id, name, peer = call.peer](absl::Status status,
+                                                   const replica::PeerResponse& response) {
+        if (status.ok()) status = CheckAnswer(peer, response);
         if (!status.ok()) {
-          world_.Note(name, index_, peer, -1, -1, static_cast<int64_t>(status.code()));
+          world_.Note(name, index_, static_cast<int>(peer), -1, -1,
+                      static_cast<int64_t>(status.code()));
         }
         Actions actions;
         core_->CallEnded(id, status, response, Clock(), actions);
         Execute(actions);
       });
+}
+
+// That it is by whom it should be.
+absl::Status SimNode::CheckAnswer(uint32_t peer, const replica::PeerResponse& response) {
+  if (const auto* poll = std::get_if<v1::PollResponse>(&response)) {
+    const absl::Status status = identities_->PollAnswered(peer, *poll);
+    if (!identities_->MustEnd().ok()) {
+      world_.Violate(
+          absl::StrCat("node ", index_, " must end: ", identities_->MustEnd().message()));
+    }
+    return status;
+  }
+  return std::visit([&](const auto& message) { return identities_->CheckBy(peer, message.by()); },
+                    response);
+}
+
+std::shared_ptr<Holdings> SimNode::ExpectHoldings(const Actions::Call& call) {
+  const auto* digests = std::get_if<v1::ReadDigestsRequest>(&call.request);
+  if (digests == nullptr || digests->level() != v1::DIGEST_LEVEL_SHARD ||
+      digests->shards().empty()) {
+    return nullptr;
+  }
+  return peers_held_[call.peer][Clock()] = std::make_shared<Holdings>();
+}
+
+Holdings SimNode::Held(const v1::ReadDigestsRequest& asked) const {
+  Holdings held;
+  for (const ShardId shard : asked.shards()) {
+    for (const auto& [start, minute] : disk_.store().minutes(shard)) {
+      for (const auto& [id, event] : minute.events) held.log.push_back(event);
+    }
+    for (const auto& [key, event] : disk_.store().rows(shard)) {
+      // A disk that has just got the row may not have the record yet.
+      const int64_t minute = router::MinuteOf(event->time_ms);
+      if (disk_.store().ExpiredOf(shard, minute).empty()) continue;
+      if (!disk_.store().Has(IndexOf(event))) held.rows.push_back(event);
+    }
+  }
+  return held;
+}
+
+void SimNode::CheckSynced(uint32_t peer, ShardId shard, Instant begun) {
+  std::map<Instant, std::shared_ptr<Holdings>>& held = peers_held_[peer];
+  const auto found = held.find(begun);
+  if (found == held.end()) {
+    return world_.Violate(absl::StrCat("node ", index_, " notes a sync that it never began"),
+                          shard);
+  }
+  cluster_.oracle.CheckSynced(index_, static_cast<int>(peer), shard, *found->second, cluster_);
+  held.erase(held.begin(), found);
 }
 
 void SimNode::Operate(const Actions::Storage& storage) {
@@ -293,24 +467,25 @@ void SimNode::Operate(const Actions::Storage& storage) {
       });
     });
   }
+  SimDisk::Commit commit;
   if (const auto* store = std::get_if<replica::StoreEvents>(&storage.request)) {
-    std::vector<EventRef> events;
-    for (const v1::Event& event : store->events) events.push_back(FromProto(event));
-    return Store(storage.id, std::move(events), {});
+    for (const v1::Event& event : store->events) commit.events.push_back(FromProto(event));
+  } else if (const auto* join = std::get_if<replica::RecordJoined>(&storage.request)) {
+    for (const ShardId shard : join->shards) {
+      world_.Note("records itself joined", index_, -1, shard);
+    }
+    commit.joined = join->shards;
+  } else if (const auto* expire = std::get_if<replica::ExpireRanges>(&storage.request)) {
+    if (expire->only_whole) cluster_.oracle.Decided(index_, *expire);
+    commit.expire = *expire;
+  } else {
+    commit.rows = std::get<replica::StoreRows>(storage.request);
   }
-  if (const auto* join = std::get_if<replica::RecordJoined>(&storage.request)) {
-    return Store(storage.id, {}, join->shards);
-  }
-  Store(storage.id, {}, {});
-}
-
-void SimNode::Store(replica::StorageId id, std::vector<EventRef> events,
-                    std::vector<ShardId> joined) {
-  for (const ShardId shard : joined) world_.Note("records itself joined", index_, -1, shard);
-  disk_.Begin({std::move(events), std::move(joined),
-               [this, process = process_, id](const absl::Status& status, const auto&) {
-                 Input(process, [this, id, status] { EndStorage(id, status, ""); });
-               }});
+  commit.done = [this, process = process_, id = storage.id](const absl::Status& status,
+                                                            const auto&) {
+    Input(process, [this, id, status] { EndStorage(id, status, ""); });
+  };
+  disk_.Begin(std::move(commit));
 }
 
 void SimNode::EndStorage(replica::StorageId id, const absl::Status& status, std::string missing) {

@@ -23,6 +23,7 @@ constexpr Time kSyncPeriodWaitedForMax = 60 * kSecond;
 // What was sent or begun before healing has arrived or ended after it.
 constexpr Time kLateMax = 20 * kSecond;
 constexpr int kLastWrites = 50;
+constexpr Time kQueryEvery = 300 * kMs;
 constexpr size_t kTraceEntriesShown = 150;
 
 router::Placement MakePlacement(const Knobs& knobs) {
@@ -31,6 +32,19 @@ router::Placement MakePlacement(const Knobs& knobs) {
     instances.push_back({absl::StrCat("n", i), absl::StrCat("sim:", i + 1), ""});
   }
   return *router::MakePlacement(std::move(instances), knobs.shards, knobs.rf, knobs.write_quorum);
+}
+
+// Minutes that one of them has a record of and the other one has not.
+bool SameMinutes(const replica::ExpiredRanges& a, const replica::ExpiredRanges& b) {
+  const auto has_all = [](const replica::ExpiredRanges& all, const replica::ExpiredRanges& of) {
+    for (const auto& [from, range] : of.ranges()) {
+      for (int64_t minute = from; minute < range.to; ++minute) {
+        if (all.Find(minute).empty()) return false;
+      }
+    }
+    return true;
+  };
+  return has_all(a, b) && has_all(b, a);
 }
 
 class Simulation {
@@ -44,7 +58,7 @@ class Simulation {
         oracle_(world_, knobs_, placement_),
         cluster_{world_, knobs_, placement_, network_, oracle_, {}},
         clients_(cluster_),
-        faults_(cluster_) {
+        faults_(cluster_, clients_) {
     if (print_trace) std::printf("seed %" PRIu64 ": %s\n", seed, knobs_.ToString().c_str());
     for (int i = 0; i < knobs_.nodes; ++i) {
       cluster_.nodes.push_back(std::make_unique<SimNode>(cluster_, i));
@@ -58,6 +72,7 @@ class Simulation {
     }
     clients_.Start();
     faults_.Start();
+    Query();
     world_.RunUntil(knobs_.faults_us);
     clients_.Stop();
     if (!world_.violated()) Heal();
@@ -67,15 +82,24 @@ class Simulation {
   }
 
  private:
+  void Query() {
+    world_.After(kQueryEvery, [this] {
+      oracle_.CheckQuery(cluster_);
+      Query();
+    });
+  }
+
   bool IsSettled() const {
     if (clients_.unfinished() > 0) return false;
     for (const auto& node : cluster_.nodes) {
       if (!node->core()->Quiet()) return false;
       for (const ShardId shard : node->core()->shards()) {
         const auto first = placement_.replicas[shard].front().instance;
+        const SimStore& here = node->disk().store();
+        const SimStore& there = cluster_.nodes[first]->disk().store();
         if (!node->core()->CheckServing(shard, node->Clock()).ok() ||
-            node->disk().store().ShardDigest(shard) !=
-                cluster_.nodes[first]->disk().store().ShardDigest(shard)) {
+            here.ShardDigest(shard) != there.ShardDigest(shard) ||
+            !SameMinutes(here.expired(shard), there.expired(shard))) {
           return false;
         }
       }
@@ -111,6 +135,12 @@ class Simulation {
         if (node->disk().store().ShardDigest(shard) !=
             cluster_.nodes[first]->disk().store().ShardDigest(shard)) {
           absl::StrAppend(&what, "; nodes ", first, " and ", index, " differ in shard ", shard);
+          about = shard;
+        }
+        if (!SameMinutes(node->disk().store().expired(shard),
+                         cluster_.nodes[first]->disk().store().expired(shard))) {
+          absl::StrAppend(&what, "; nodes ", first, " and ", index,
+                          " have not expired the same minutes of shard ", shard);
           about = shard;
         }
       }

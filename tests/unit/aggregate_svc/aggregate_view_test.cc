@@ -169,7 +169,7 @@ TEST_F(AggregateViewTest, CountsAsTheOracleDoesWhateverIsSealedLateRestartedOrCr
       case 0:
         break;
       case 1:
-        view_->Tick();  // seals; what comes next round is late
+        view_->Tick(absl::InfinitePast());  // seals; what comes next round is late
         break;
       case 2:
         Restart();
@@ -197,32 +197,64 @@ TEST_F(AggregateViewTest, StaysWithinItsMemoryAndForgetsNothing) {
   EXPECT_LE(view_->resident_bytes(), view_options_.resident_bytes_max);
 }
 
-TEST_F(AggregateViewTest, RetentionTakesAMinuteWholeAndAReplayBeginsItAnew) {
+TEST_F(AggregateViewTest, RetentionTakesAShardOfAMinuteAndAReplayBeginsItAnew) {
   Open();
-  Add({{0, v1::ACTION_VIEW, "o1", "b2", "c0", 5, 7}});
-  view_->Tick();
-  Add({{1440 + 1, v1::ACTION_VIEW, "o1", "b2", "c0", 5, 7}});
-  now_ = absl::FromUnixSeconds(1001) + absl::Hours(25);
-  replica::MaintainAll(*store_);
+  Add({{0, v1::ACTION_VIEW, "o1", "b2", "c0", 5, 7}, {0, v1::ACTION_VIEW, "o1", "b2", "c0", 3, 8}});
+  view_->Tick(absl::InfinitePast());
+  replica::ExpireAll(*store_, {replica::Range(7, 0, 1, 1000, 5000)});
   const Filter filter{.action = v1::ACTION_VIEW};
+  const auto ask = [&](uint32_t shard) {
+    const auto answer = view_->Scan({shard}, 0, 1, filter, /*with_digests=*/true);
+    EXPECT_TRUE(answer.ok()) << answer.status();
+    return answer.ok() ? (*answer)[0] : MinuteAnswer();
+  };
   for (int round = 0; round < 2; ++round) {
-    auto answer = view_->Scan({7}, 0, 1, filter);
-    ASSERT_TRUE(answer.ok());
-    EXPECT_EQ((*answer)[0].totals.count, 0u);
-    EXPECT_EQ((*answer)[0].taken_through_s, 4601u);
-    EXPECT_EQ((*answer)[0].oldest_accepted_s, 0u);
+    EXPECT_EQ(ask(7).totals.count, 0u);
+    EXPECT_EQ(ask(7).expired_at_s, 5000u);
+    EXPECT_EQ(ask(7).oldest_accepted_s, 0u);
+    EXPECT_EQ(ask(8).totals.sum_price, 3u);
+    EXPECT_EQ(ask(8).expired_at_s, 0u);
+    EXPECT_EQ(ask(8).oldest_accepted_s, 1000u);
     Restart();
   }
   Add({{0, v1::ACTION_VIEW, "o1", "b2", "c0", 5, 7}, {0, v1::ACTION_VIEW, "o1", "b2", "c0", 6, 7}},
       90'000);
   for (int round = 0; round < 2; ++round) {
-    auto answer = view_->Scan({7}, 0, 1, filter);
-    ASSERT_TRUE(answer.ok());
-    EXPECT_EQ((*answer)[0].totals.count, 2u);
-    EXPECT_EQ((*answer)[0].totals.sum_price, 11u);
-    EXPECT_EQ((*answer)[0].taken_through_s, 4601u);
-    EXPECT_EQ((*answer)[0].oldest_accepted_s, 90'000u);
+    EXPECT_EQ(ask(7).totals.count, 2u);
+    EXPECT_EQ(ask(7).totals.sum_price, 11u);
+    EXPECT_EQ(ask(7).expired_at_s, 5000u);
+    EXPECT_EQ(ask(7).oldest_accepted_s, 90'000u);
     Crash();
+  }
+  replica::ExpireAll(
+      *store_, {replica::Range(7, 0, 1, 90'000, 99'000), replica::Range(8, 0, 1, 90'000, 99'000)});
+  for (int round = 0; round < 2; ++round) {
+    EXPECT_EQ(view_->resident_minutes(), 0u);
+    EXPECT_EQ(ask(8).totals.count, 0u);
+    EXPECT_EQ(ask(8).expired_at_s, 99'000u);
+    Restart();
+  }
+}
+
+// The same key with another body and time, on the store: once, and no minute is read back for it.
+TEST_F(AggregateViewTest, AKeyThatComesWithOtherTagsCountsOnce) {
+  Open();
+  replica::Entries entries;
+  Filter filter{.action = v1::ACTION_VIEW};
+  std::vector<uint32_t> shards;
+  for (uint32_t s = 0; s < kShards; ++s) shards.push_back(s);
+  for (int i = 0; i < 40; ++i) {
+    const int64_t time_ms = (i % 3) * router::kMinuteMs + i;
+    ASSERT_TRUE(store_->Commit({entries.Add("c", time_ms, "key", 1000, i, kShards)}).ok());
+    if (i % 4 == 0) view_->Tick(absl::InfinitePast());
+    if (i % 10 == 5) Restart();
+    if (i % 10 == 9) Crash();
+    const auto answers = view_->Scan(shards, 0, 3, filter, /*with_digests=*/true);
+    ASSERT_TRUE(answers.ok()) << answers.status();
+    uint64_t count = 0;
+    for (const MinuteAnswer& answer : *answers) count += answer.totals.count;
+    ASSERT_EQ(count, 1u) << i;
+    ASSERT_TRUE(store_->CheckDigests().ok());
   }
 }
 
@@ -291,7 +323,7 @@ TEST_F(AggregateViewTest, ReadersSeeEveryAppendOnceWhileMinutesAreSealedAndDropp
     });
   }
   threads.emplace_back([&] {
-    while (!stop) view_->Tick();
+    while (!stop) view_->Tick(absl::InfinitePast());
   });
   for (int i = 0; i < 400; ++i) {
     Add({{i % 10, v1::ACTION_VIEW, "x", "b", "c", 1, static_cast<uint32_t>(i) % kShards}});

@@ -6,15 +6,20 @@
 
 #include <gtest/gtest.h>
 #include <rocksdb/db.h>
+#include <rocksdb/utilities/stackable_db.h>
 #include <rocksdb/write_batch.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <deque>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -63,31 +68,65 @@ class MapLog final : public replica::LogReader {
     absl::MutexLock lock(&mutex_);
     minutes_[event->entry.minute].push_back(std::move(event));
   }
-  void Remove(int64_t minute, const replica::EventId& id) {
+  // What it was; null where it was not there.
+  std::unique_ptr<OwnedEvent> Remove(int64_t minute, const replica::EventId& id) {
     absl::MutexLock lock(&mutex_);
+    return RemoveLocked(minute, id);
+  }
+  // One event in the place of another, at once, as the store commits it.
+  std::unique_ptr<OwnedEvent> Replace(int64_t old_minute, std::unique_ptr<OwnedEvent> event) {
+    absl::MutexLock lock(&mutex_);
+    std::unique_ptr<OwnedEvent> old = RemoveLocked(old_minute, event->entry.id);
+    minutes_[event->entry.minute].push_back(std::move(event));
+    return old;
+  }
+  // The log's half of what retention does; when it did is told apart.
+  replica::ExpiredBucket Expire(int64_t minute, uint32_t shard, uint32_t through_s) {
+    absl::MutexLock lock(&mutex_);
+    replica::ExpiredBucket bucket;
+    bucket.shard = shard;
+    bucket.minute = minute;
     auto& events = minutes_[minute];
-    std::erase_if(events, [&](const auto& event) { return event->entry.id == id; });
+    std::erase_if(events, [&](const auto& event) {
+      if (event->entry.shard != shard) return false;
+      if (event->entry.accepted_s > through_s) {
+        bucket.is_empty = false;
+        return false;
+      }
+      bucket.removed.Add(router::AsBytes(event->entry.id), event->entry.tag);
+      return true;
+    });
     if (events.empty()) minutes_.erase(minute);
+    return bucket;
   }
-  // The log's half of what retention does; `taken` is told apart, as it is in the store.
-  void Take(int64_t minute, uint32_t through_s) {
+  void SetExpiredAt(int64_t minute, uint32_t shard, uint32_t expired_at_s) {
     absl::MutexLock lock(&mutex_);
-    auto& events = minutes_[minute];
-    std::erase_if(events, [&](const auto& event) { return event->entry.accepted_s <= through_s; });
-    if (events.empty()) minutes_.erase(minute);
+    expired_at_s_[{minute, shard}] = expired_at_s;
   }
-  void SetTaken(int64_t minute, uint32_t through_s) {
+  std::vector<uint32_t> ShardsOf(int64_t minute) const {
     absl::MutexLock lock(&mutex_);
-    taken_[minute] = through_s;
+    std::set<uint32_t> shards;
+    const auto found = minutes_.find(minute);
+    if (found == minutes_.end()) return {};
+    for (const auto& event : found->second) shards.insert(event->entry.shard);
+    return {shards.begin(), shards.end()};
   }
+  // How often each was called.
+  mutable std::atomic<int> minutes_read = 0;
+  mutable std::atomic<int> buckets_read = 0;
 
   absl::Status ReadMinute(
       int64_t minute, const std::function<void(const replica::LogEntry&)>& visit) const override {
-    absl::MutexLock lock(&mutex_);
-    const auto found = minutes_.find(minute);
-    if (found == minutes_.end()) return absl::OkStatus();
-    for (const auto& event : found->second) visit(event->entry);
-    return absl::OkStatus();
+    ++minutes_read;
+    return Read(
+        minute, [](uint32_t) { return true; }, visit);
+  }
+  absl::Status ReadBucket(
+      int64_t minute, replica::ShardId shard,
+      const std::function<void(const replica::LogEntry&)>& visit) const override {
+    ++buckets_read;
+    return Read(
+        minute, [&](uint32_t of) { return of == shard; }, visit);
   }
   replica::Digest MinuteDigest(int64_t minute) const override {
     return DigestOf(minute, [](uint32_t) { return true; });
@@ -101,14 +140,42 @@ class MapLog final : public replica::LogReader {
     for (const auto& [minute, events] : minutes_) minutes.push_back(minute);
     return minutes;
   }
-  uint32_t TakenThroughS(int64_t minute) const override {
+  uint32_t RemovedThroughS(replica::ShardId, int64_t) const override { return 0; }
+  uint32_t ExpiredAtS(absl::Span<const replica::ShardId> shards, int64_t minute) const override {
     absl::MutexLock lock(&mutex_);
-    const auto found = taken_.find(minute);
-    return found == taken_.end() ? 0 : found->second;
+    uint32_t latest = 0;
+    for (const uint32_t shard : shards) {
+      const auto found = expired_at_s_.find({minute, shard});
+      if (found != expired_at_s_.end()) latest = std::max(latest, found->second);
+    }
+    return latest;
   }
   int64_t NewestTimeMs() const override { return 0; }
 
  private:
+  std::unique_ptr<OwnedEvent> RemoveLocked(int64_t minute, const replica::EventId& id)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    const auto found = minutes_.find(minute);
+    if (found == minutes_.end()) return nullptr;
+    auto& events = found->second;
+    const auto event = std::find_if(events.begin(), events.end(),
+                                    [&](const auto& one) { return one->entry.id == id; });
+    if (event == events.end()) return nullptr;
+    std::unique_ptr<OwnedEvent> removed = std::move(*event);
+    events.erase(event);
+    if (events.empty()) minutes_.erase(found);
+    return removed;
+  }
+  absl::Status Read(int64_t minute, const std::function<bool(uint32_t)>& counts,
+                    const std::function<void(const replica::LogEntry&)>& visit) const {
+    absl::MutexLock lock(&mutex_);
+    const auto found = minutes_.find(minute);
+    if (found == minutes_.end()) return absl::OkStatus();
+    for (const auto& event : found->second) {
+      if (counts(event->entry.shard)) visit(event->entry);
+    }
+    return absl::OkStatus();
+  }
   replica::Digest DigestOf(int64_t minute, const std::function<bool(uint32_t)>& counts) const {
     absl::MutexLock lock(&mutex_);
     replica::Digest digest;
@@ -123,7 +190,22 @@ class MapLog final : public replica::LogReader {
 
   mutable absl::Mutex mutex_;
   std::map<int64_t, std::vector<std::unique_ptr<OwnedEvent>>> minutes_ ABSL_GUARDED_BY(mutex_);
-  std::map<int64_t, uint32_t> taken_ ABSL_GUARDED_BY(mutex_);
+  // By minute and shard.
+  std::map<std::pair<int64_t, uint32_t>, uint32_t> expired_at_s_ ABSL_GUARDED_BY(mutex_);
+};
+
+// A database that refuses writes while it is told to, or does something before the next one.
+class RefusingDb final : public rocksdb::StackableDB {
+ public:
+  using StackableDB::StackableDB;
+  using StackableDB::Write;
+  rocksdb::Status Write(const rocksdb::WriteOptions& options, rocksdb::WriteBatch* batch) override {
+    if (const auto first = std::exchange(before_next, nullptr)) first();
+    if (refuses) return rocksdb::Status::IOError("refused");
+    return StackableDB::Write(options, batch);
+  }
+  std::atomic<bool> refuses = false;
+  std::function<void()> before_next;  // set while nothing is written
 };
 
 class ViewInDb {
@@ -152,7 +234,7 @@ class ViewInDb {
       entries.push_back(event->entry);
       log_.Add(std::move(event));
     }
-    view_->Committed(entries);
+    view_->Committed(entries, {});
   }
   void Commit(std::unique_ptr<OwnedEvent> event) {
     std::vector<std::unique_ptr<OwnedEvent>> events;
@@ -160,16 +242,40 @@ class ViewInDb {
     Commit(std::move(events));
   }
 
-  // Retention's steps, as the store takes them.
-  void StageTake(int64_t minute, uint32_t through_s) {
-    rocksdb::WriteBatch batch;
-    view_->StageTakeMinute(minute, through_s, batch);
-    Must(db_->Write({}, &batch));
-    log_.Take(minute, through_s);
+  // `rival` comes with the key of an event of `old_minute`.
+  void Replace(int64_t old_minute, std::unique_ptr<OwnedEvent> rival) {
+    const replica::LogEntry added = rival->entry;
+    const std::unique_ptr<OwnedEvent> old = log_.Replace(old_minute, std::move(rival));
+    if (old == nullptr) std::abort();
+    view_->Committed({&added, 1}, {&old->entry, 1});
   }
-  void FinishTake(int64_t minute, uint32_t through_s) {
-    log_.SetTaken(minute, through_s);
-    view_->MinuteTaken(minute, through_s);
+
+  // Retention's steps, as the store takes them.
+  struct Expiry {
+    std::vector<replica::ExpiredBucket> buckets;
+    std::vector<int64_t> emptied;
+    uint32_t at_s = 0;
+  };
+  Expiry StageExpire(int64_t minute, const std::vector<uint32_t>& shards, uint32_t through_s) {
+    Expiry expiry;
+    expiry.at_s = through_s;
+    for (const uint32_t shard : shards) {
+      expiry.buckets.push_back(log_.Expire(minute, shard, through_s));
+    }
+    if (log_.ShardsOf(minute).empty()) expiry.emptied.push_back(minute);
+    rocksdb::WriteBatch batch;
+    view_->StageExpire(expiry.buckets, expiry.emptied, batch);
+    Must(db_->Write({}, &batch));
+    return expiry;
+  }
+  void FinishExpire(const Expiry& expiry) {
+    for (const replica::ExpiredBucket& bucket : expiry.buckets) {
+      log_.SetExpiredAt(bucket.minute, bucket.shard, expiry.at_s);
+    }
+    view_->Expired(expiry.buckets, expiry.emptied);
+  }
+  void Expire(int64_t minute, const std::vector<uint32_t>& shards, uint32_t through_s) {
+    FinishExpire(StageExpire(minute, shards, through_s));
   }
 
   // The view's keys and values.
@@ -184,6 +290,10 @@ class ViewInDb {
   void Overwrite(const std::string& key, const std::string& value) {
     Must(db_->Put({}, handles_[1], key, value));
   }
+
+  void FailWrites(bool fail) { db_->refuses = fail; }
+  // Of whoever writes next, in its thread.
+  void BeforeNextWrite(std::function<void()> what) { db_->before_next = std::move(what); }
 
   AggregateView& view() { return *view_; }
   MapLog& log() { return log_; }
@@ -204,8 +314,8 @@ class ViewInDb {
     view_->Configure(families[1].options);
     rocksdb::DB* db = nullptr;
     Must(rocksdb::DB::Open(options, path_, families, &handles_, &db));
-    db_.reset(db);
-    const replica::ViewContext context{db, handles_[1], &log_};
+    db_ = std::make_unique<RefusingDb>(db);
+    const replica::ViewContext context{db_.get(), handles_[1], &log_};
     if (const absl::Status status = view_->Open(context); !status.ok()) std::abort();
   }
   void Drop() {
@@ -219,7 +329,7 @@ class ViewInDb {
   std::string path_;
   MapLog log_;
   std::vector<rocksdb::ColumnFamilyHandle*> handles_;
-  std::unique_ptr<rocksdb::DB> db_;
+  std::unique_ptr<RefusingDb> db_;
   std::unique_ptr<AggregateView> view_;
 };
 

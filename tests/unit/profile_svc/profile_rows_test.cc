@@ -64,13 +64,15 @@ TEST_F(ProfileRowsTest, ExactlyTheRowsThatRetentionTookFromTheLogAreGiven) {
            {.cookie = "b", .action = v1::ACTION_BUY, .time_ms = 3, .id = 4, .accepted_s = 500},
            {.cookie = "b", .time_ms = -1, .id = 5, .accepted_s = 7},
            {.shard = 2, .cookie = "a", .time_ms = 1, .id = 6, .accepted_s = 1},
-           {.shard = 4, .cookie = "a", .time_ms = 1, .id = 7, .accepted_s = 1}});
+           {.shard = 2, .cookie = "a", .time_ms = 1, .id = 7, .accepted_s = 2},
+           {.shard = 4, .cookie = "a", .time_ms = 1, .id = 8, .accepted_s = 1}});
   EXPECT_TRUE(ReadAll(3, 1 << 20).empty()) << "the log has them all";
-  db_.log.taken_through_s = {{0, 1000}, {-1, 7}};
+  db_.log.removed_through_s = {{{3, 0}, 1000}, {{3, -1}, 7}, {{2, 0}, 1}};
   for (const bool on_disk : {false, true}) {
     if (on_disk) db_.Flush();
     EXPECT_THAT(Ids(ReadAll(3, 1 << 20)), ::testing::ElementsAre(1, 5, 4));
     EXPECT_THAT(Ids(ReadAll(2, 1 << 20)), ::testing::ElementsAre(6));
+    EXPECT_TRUE(ReadAll(4, 1 << 20).empty()) << "its bucket was not expired";
     EXPECT_TRUE(ReadAll(5, 1 << 20).empty());
   }
 }
@@ -85,7 +87,7 @@ TEST_F(ProfileRowsTest, PagesPutTogetherAreAllRowsAndAnEmptyReplicaReadsTheSame)
                     .accepted_s = i % 2 == 0 ? 1000u : 3000u});
   }
   db_.Put(rows);
-  db_.log.taken_through_s = {{0, 1000}};
+  db_.log.removed_through_s = {{{3, 0}, 1000}};
   const std::vector<v1::ViewRow> whole = ReadAll(3, 1 << 30);
   EXPECT_EQ(whole.size(), 1'500u);
   std::vector<size_t> pages;
@@ -121,7 +123,7 @@ TEST_F(ProfileRowsTest, APageEndsAfterABoundedNumberOfRowsAlsoWithNone) {
   }
   rows.push_back({.cookie = "c4", .time_ms = 5, .id = kept + 1, .accepted_s = 1});
   db_.Put(rows);
-  db_.log.taken_through_s = {{0, 1000}};
+  db_.log.removed_through_s = {{{3, 0}, 1000}};
   std::vector<size_t> pages;
   EXPECT_THAT(Ids(ReadAll(3, 1 << 20, &pages)), ::testing::ElementsAre(0, kept + 1));
   EXPECT_THAT(pages, ::testing::ElementsAre(1, 0, 1));
@@ -129,7 +131,7 @@ TEST_F(ProfileRowsTest, APageEndsAfterABoundedNumberOfRowsAlsoWithNone) {
 
 TEST_F(ProfileRowsTest, WhatIsNoRowOfTheShardIsRefused) {
   db_.Put({{.cookie = "c", .time_ms = 5, .id = 1, .accepted_s = 10}});
-  db_.log.taken_through_s = {{0, 1000}};
+  db_.log.removed_through_s = {{{3, 0}, 1000}};
   const std::vector<v1::ViewRow> rows = ReadAll(3, 1 << 20);
   ASSERT_EQ(rows.size(), 1u);
   const v1::ViewRow& good = rows[0];

@@ -90,6 +90,35 @@ TEST_F(ProfileViewTest, TheSameEventTwiceStandsOnce) {
   EXPECT_THAT(Views("c"), ElementsAre(1));
 }
 
+// Of an event whose bucket has expired, and of one that is there and was accepted once more.
+TEST_F(ProfileViewTest, WhatIsStagedAgainStandsOnceWithItsLaterAcceptance) {
+  db_.Put({{.time_ms = 10, .id = 1, .accepted_s = 1000}});
+  std::vector<std::string> bytes;
+  std::vector<v1::Tag> tags(2);
+  std::vector<replica::LogEntry> entries(2);
+  for (uint64_t i = 0; i < 2; ++i) {
+    bytes.push_back(TagOf({.time_ms = static_cast<int64_t>(10 * (i + 1)), .id = i + 1}));
+    tags[i].ParseFromString(bytes[i]);
+  }
+  for (uint64_t i = 0; i < 2; ++i) {
+    entries[i].shard = 3;
+    entries[i].time_ms = static_cast<int64_t>(10 * (i + 1));
+    entries[i].id = IdOf(i + 1);
+    entries[i].accepted_s = 2000;
+    entries[i].tag = bytes[i];
+    entries[i].parsed = &tags[i];
+  }
+  rocksdb::WriteBatch batch;
+  db_.view().StageAgain(entries, batch);
+  ViewInDb::Check(db_.db().Write({}, &batch));
+  EXPECT_THAT(Views("c"), ElementsAre(2, 1));
+  db_.log.removed_through_s = {{{3, 0}, 1999}};
+  std::vector<v1::ViewRow> rows;
+  std::string last_key;
+  ASSERT_TRUE(db_.view().ReadRows(3, "", 1 << 20, &rows, &last_key).ok());
+  EXPECT_TRUE(rows.empty()) << "the log still has the one, as accepted later";
+}
+
 TEST_F(ProfileViewTest, RangesAreHalfOpen) {
   db_.Put({{.time_ms = 10, .id = 1}, {.time_ms = 20, .id = 2}, {.time_ms = 30, .id = 3}});
   EXPECT_THAT(Views("c", 10, 30), ElementsAre(2, 1));

@@ -41,7 +41,7 @@ std::vector<int64_t> OnlyTimesOf(rocksdb::DB& db) {
   return times.empty() ? std::vector<int64_t>() : times.begin()->second;
 }
 
-// The first second of `now` at which what was accepted at kAcceptedS is old enough.
+// The first second of the agreed time at which what was accepted at kAcceptedS is old enough.
 constexpr uint32_t kAcceptedS = 1000;
 constexpr int64_t kOldEnoughS = kAcceptedS + kRetentionS + 1;
 
@@ -55,13 +55,13 @@ std::vector<Row> RowsOf(int count) {
 
 void SetNewest(ViewInDb& db, int64_t newest_time_ms) {
   db.log.newest_time_ms = newest_time_ms;
-  db.view().Tick();
+  db.Tick();
 }
 
 TEST(RetentionFilterTest, FiveThousandTagsLeaveTheNewest200) {
   ViewInDb db(kRetention);
   db.Put(RowsOf(5000));
-  db.now = absl::FromUnixSeconds(kOldEnoughS);
+  db.SetAgreedNow(absl::FromUnixSeconds(kOldEnoughS));
   SetNewest(db, 5000 + kRetentionMs);
   db.CompactAll();
   std::vector<int64_t> expected;
@@ -72,7 +72,7 @@ TEST(RetentionFilterTest, FiveThousandTagsLeaveTheNewest200) {
 TEST(RetentionFilterTest, WhatIsYoungInTagTimeStays) {
   ViewInDb db(kRetention);
   db.Put(RowsOf(5000));
-  db.now = absl::FromUnixSeconds(kOldEnoughS);
+  db.SetAgreedNow(absl::FromUnixSeconds(kOldEnoughS));
   // Times below 1,000 are before T - retention; 1,000 itself is not.
   SetNewest(db, 1000 + kRetentionMs);
   db.CompactAll();
@@ -89,14 +89,14 @@ TEST(RetentionFilterTest, WhatWasAcceptedLessThanTheRetentionAgoStays) {
   db.Put(rows);
   SetNewest(db, 5000 + kRetentionMs);
   // One that was accepted at second 1,000 may have been so at 1,000.999.
-  db.now = absl::FromUnixSeconds(kOldEnoughS) - absl::Nanoseconds(1);
+  db.SetAgreedNow(absl::FromUnixSeconds(kOldEnoughS) - absl::Nanoseconds(1));
   db.CompactAll();
   EXPECT_EQ(OnlyTimesOf(db.db()).size(), 1000u);
-  db.now = absl::FromUnixSeconds(kOldEnoughS);
+  db.SetAgreedNow(absl::FromUnixSeconds(kOldEnoughS));
   db.CompactAll();
   // The newest 200, and of the 800 others those accepted a second later.
   EXPECT_EQ(OnlyTimesOf(db.db()).size(), 200u + 400u);
-  db.now = absl::FromUnixSeconds(kOldEnoughS + 1);
+  db.SetAgreedNow(absl::FromUnixSeconds(kOldEnoughS + 1));
   db.CompactAll();
   EXPECT_EQ(OnlyTimesOf(db.db()).size(), 200u);
 }
@@ -106,6 +106,35 @@ TEST(RetentionFilterTest, NothingGoesBeforeAnythingWasAccepted) {
   db.Put(RowsOf(1000));
   db.CompactAll();
   EXPECT_EQ(OnlyTimesOf(db.db()).size(), 1000u);
+}
+
+TEST(RetentionFilterTest, NothingGoesWhileNodesDoNotAgreeOnTheTime) {
+  ViewInDb db(kRetention);
+  db.SetAgreedNow(absl::InfinitePast());
+  db.Reopen();  // so that it never knew
+  db.Put(RowsOf(1000));
+  SetNewest(db, 5000 + kRetentionMs);
+  db.CompactAll();
+  EXPECT_EQ(OnlyTimesOf(db.db()).size(), 1000u);
+}
+
+// However much time this node thinks has passed.
+TEST(RetentionFilterTest, WhereTheAgreedTimeStandsStillSoDoesWhatMayGo) {
+  ViewInDb db(kRetention);
+  std::vector<Row> rows = RowsOf(1000);
+  for (size_t i = 0; i < rows.size(); i += 2) rows[i].accepted_s = kAcceptedS + 1;
+  db.Put(rows);
+  SetNewest(db, 5000 + kRetentionMs);
+  db.SetAgreedNow(absl::FromUnixSeconds(kOldEnoughS));
+  // What was known stays known.
+  db.SetAgreedNow(absl::InfinitePast());
+  for (int round = 0; round < 3; ++round) {
+    db.CompactAll();
+    EXPECT_EQ(OnlyTimesOf(db.db()).size(), 200u + 400u);
+  }
+  db.SetAgreedNow(absl::FromUnixSeconds(kOldEnoughS + 1));
+  db.CompactAll();
+  EXPECT_EQ(OnlyTimesOf(db.db()).size(), 200u);
 }
 
 TEST(RetentionFilterTest, ALongRetentionDoesNotOverflow) {
@@ -156,8 +185,10 @@ TEST(RetentionFilterTest, VersionsOfOneKeyCountOnceAndGoAsOne) {
 
 // RocksDB asks once for each key; the filter does not depend on it.
 TEST(RetentionFilterTest, AKeyThatPassesTwiceCountsOnce) {
-  const auto newest = std::make_shared<NewestTime>(1'000'000);
-  RetentionFilterFactory factory(newest, absl::ZeroDuration(), absl::Now);
+  const auto times = std::make_shared<RetentionTimes>();
+  times->newest_tag_ms = 1'000'000;
+  times->agreed_now_us = absl::ToUnixMicros(absl::FromUnixSeconds(kOldEnoughS));
+  RetentionFilterFactory factory(times, absl::ZeroDuration());
   const auto filter = factory.CreateCompactionFilter({});
   std::string value;
   SetAccepted(value, kAcceptedS);
@@ -264,7 +295,7 @@ TEST_P(RandomCompactionsTest, OnlyWhatTheRulesAllowIsEverGone) {
   const auto below = [&](uint32_t n) { return static_cast<uint32_t>(random() % n); };
   constexpr int64_t kRetentionShortS = 100;
   ViewInDb db(absl::Seconds(kRetentionShortS));
-  db.now = absl::FromUnixSeconds(10'000);
+  db.SetAgreedNow(absl::FromUnixSeconds(10'000));
   Oracle oracle;
   std::vector<Row> stored;
   uint64_t next_id = 0;
@@ -284,7 +315,7 @@ TEST_P(RandomCompactionsTest, OnlyWhatTheRulesAllowIsEverGone) {
       row.action = below(4) == 0 ? v1::ACTION_BUY : v1::ACTION_VIEW;
       row.time_ms = below(20) * 50'000;  // many ties, any order
       row.id = next_id++;
-      row.accepted_s = static_cast<uint32_t>(absl::ToUnixSeconds(db.now)) - below(150);
+      row.accepted_s = static_cast<uint32_t>(absl::ToUnixSeconds(db.agreed_now())) - below(150);
       batch.push_back(row);
       newest_ms = std::max(newest_ms, row.time_ms);
     }
@@ -294,7 +325,7 @@ TEST_P(RandomCompactionsTest, OnlyWhatTheRulesAllowIsEverGone) {
       stored.push_back(row);
     }
     db.Flush();
-    db.now += absl::Seconds(below(3));
+    db.SetAgreedNow(db.agreed_now() + absl::Seconds(below(3)));
     SetNewest(db, newest_ms);
     std::vector<rocksdb::LiveFileMetaData> files;
     db.db().GetLiveFilesMetaData(&files);
@@ -320,7 +351,7 @@ TEST_P(RandomCompactionsTest, OnlyWhatTheRulesAllowIsEverGone) {
       }
     }
     const int64_t kept_from_ms = newest_ms - kRetentionShortS * 1000;
-    const int64_t kept_from_s = absl::ToUnixSeconds(db.now) - kRetentionShortS;
+    const int64_t kept_from_s = absl::ToUnixSeconds(db.agreed_now()) - kRetentionShortS;
     CheckAgainst(oracle, db, kept_from_ms, kept_from_s);
     if (HasFatalFailure()) return;
     size_t here = 0;

@@ -54,6 +54,16 @@ class ScriptedReader final : public router::ProfileReader {
   std::vector<router::ProfileQuery> queries;
 };
 
+v1::NodeIdentity TheNode() {
+  v1::NodeIdentity node;
+  node.set_cluster("allezon");
+  node.set_service("profile");
+  node.set_instance("p0");
+  node.set_disk("disk");
+  node.set_incarnation(7);
+  return node;
+}
+
 router::Placement OneNode() {
   auto instances = router::ParseInstances("p0=127.0.0.1:1");
   return *router::MakePlacement(*instances, kShards, 1);
@@ -63,6 +73,7 @@ class ProfileServiceTest : public ::testing::Test {
  protected:
   ProfileServiceTest() : channels_(OneNode()) {
     context_.id = "p0";
+    context_.identities = &identities_;
     context_.holds.assign(kShards, true);
     context_.channels = &channels_;
     context_.writer = &writer_;
@@ -93,6 +104,7 @@ class ProfileServiceTest : public ::testing::Test {
 
   v1::ReadProfileRequest RequestFor(const std::string& cookie) {
     v1::ReadProfileRequest request;
+    *request.mutable_to() = TheNode();
     request.set_placement_version(channels_.placement().version);
     request.set_shard(router::ShardOf(cookie, kShards));
     request.set_cookie(cookie);
@@ -120,6 +132,7 @@ class ProfileServiceTest : public ::testing::Test {
   // How often it is still said that reads other than those for a quorum may be answered.
   std::atomic<int> readable_times_ = 1'000'000;
   ViewInDb db_{absl::Hours(24)};
+  replica::Identities identities_{TheNode(), 0, {"p0"}};
   router::Channels channels_;
   ScriptedWriter writer_;
   replica::NodeContext context_;
@@ -143,6 +156,7 @@ TEST_F(ProfileServiceTest, ReadProfileAnswersFromMemoryAndFromDisk) {
   for (const bool on_disk : {false, true}) {
     if (on_disk) db_.Flush();  // no block of the new file is cached
     ASSERT_EQ(ReadProfile(RequestFor("c")), absl::OkStatus());
+    EXPECT_EQ(rows_.by().SerializeAsString(), TheNode().SerializeAsString());
     EXPECT_EQ(rows_.views().tags(), TagOf(row));
     EXPECT_EQ(rows_.views().event_ids(), router::AsBytes(IdOf(1)));
     EXPECT_THAT(rows_.views().time_ms(), testing::ElementsAre(10));
@@ -153,6 +167,12 @@ TEST_F(ProfileServiceTest, ReadProfileAnswersFromMemoryAndFromDisk) {
 TEST_F(ProfileServiceTest, ReadProfileRefusesWhatIsNotItsOwn) {
   v1::ReadProfileRequest request = RequestFor("c");
   request.set_placement_version(request.placement_version() + 1);
+  EXPECT_EQ(ReadProfile(request).code(), absl::StatusCode::kFailedPrecondition);
+
+  request = RequestFor("c");
+  request.mutable_to()->set_instance("p1");
+  EXPECT_EQ(ReadProfile(request).code(), absl::StatusCode::kFailedPrecondition);
+  request.clear_to();
   EXPECT_EQ(ReadProfile(request).code(), absl::StatusCode::kFailedPrecondition);
 
   request = RequestFor("c");

@@ -22,7 +22,7 @@ class ProfileStoreTest : public ::testing::Test {
  protected:
   void Open() { OpenIn(""); }
   void OpenIn(const std::string& subfolder) {
-    view_ = std::make_unique<ProfileView>(kRetention, [this] { return now_; });
+    view_ = std::make_unique<ProfileView>(kRetention);
     replica::StoreOptions options;
     options.path = folder_.path() + subfolder;
     options.service = "profile";
@@ -73,7 +73,7 @@ TEST_F(ProfileStoreTest, ProfilesOutliveTheLog) {
   entries.Add("c", 0, "", 1000);
   entries.Add("other", 60 * 60'000, "", 2000);
   ASSERT_TRUE(store_->Commit(entries.all()).ok());
-  replica::MaintainAll(*store_);
+  replica::ExpireOld(*store_, 1000);
   EXPECT_EQ(store_->EventCount(), 1u) << "retention took the old event";
   EXPECT_EQ(Views("c"), 1);
   Close();
@@ -115,11 +115,13 @@ TEST_F(ProfileStoreTest, AnEmptyDiskGetsWhatTheLogNoLongerHas) {
   entries.Add("c", 0, "", 1000);
   entries.Add("c", 60 * 60'000, "", 2000);
   ASSERT_TRUE(store_->Commit(entries.all()).ok());
-  replica::MaintainAll(*store_);
-  v1::ReadTakenResponse taken;
-  ASSERT_TRUE(store_->ReadTaken({}, taken).ok());
+  replica::ExpireOld(*store_, 1000);
   v1::ReadRowsRequest request;
   request.set_shard(router::ShardOf("c", 128));
+  v1::ReadExpiredRequest of_shard;
+  of_shard.add_shards(request.shard());
+  v1::ReadExpiredResponse expired;
+  ASSERT_TRUE(store_->ReadExpired(of_shard, expired).ok());
   v1::ReadRowsResponse rows;
   ASSERT_TRUE(store_->ReadRows(request, rows).ok());
   EXPECT_EQ(rows.rows_size(), 1);
@@ -127,8 +129,7 @@ TEST_F(ProfileStoreTest, AnEmptyDiskGetsWhatTheLogNoLongerHas) {
   Close();
   for (int round = 0; round < 2; ++round) {
     OpenIn("/empty");
-    const std::vector<v1::TakenMinute> minutes(taken.minutes().begin(), taken.minutes().end());
-    ASSERT_TRUE(store_->AdoptTaken(minutes).ok());
+    replica::ExpireAll(*store_, {expired.ranges().begin(), expired.ranges().end()});
     const std::vector<v1::ViewRow> got(rows.rows().begin(), rows.rows().end());
     ASSERT_TRUE(store_->PutRows(request.shard(), got).ok());
     ASSERT_TRUE(store_->Commit({entries.all()[1]}).ok());

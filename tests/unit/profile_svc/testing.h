@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What the tests and the benchmark of the profile view share: a view in a RocksDB of its own, with
-// a log and a clock that say what they are told.
+// a log and an agreed time that say what they are told.
 #pragma once
 
 #include <rocksdb/db.h>
@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/time/time.h"
@@ -51,17 +52,22 @@ class FakeLog final : public replica::LogReader {
                           const std::function<void(const replica::LogEntry&)>&) const override {
     return absl::OkStatus();
   }
+  absl::Status ReadBucket(int64_t, replica::ShardId,
+                          const std::function<void(const replica::LogEntry&)>&) const override {
+    return absl::OkStatus();
+  }
   replica::Digest MinuteDigest(int64_t) const override { return {}; }
   replica::Digest BucketDigest(int64_t, replica::ShardId) const override { return {}; }
   std::vector<int64_t> Minutes() const override { return {}; }
-  uint32_t TakenThroughS(int64_t minute) const override {
-    const auto found = taken_through_s.find(minute);
-    return found == taken_through_s.end() ? 0 : found->second;
+  uint32_t RemovedThroughS(replica::ShardId shard, int64_t minute) const override {
+    const auto found = removed_through_s.find({shard, minute});
+    return found == removed_through_s.end() ? 0 : found->second;
   }
+  uint32_t ExpiredAtS(absl::Span<const replica::ShardId>, int64_t) const override { return 0; }
   int64_t NewestTimeMs() const override { return newest_time_ms; }
 
   int64_t newest_time_ms = kNoTime;
-  std::map<int64_t, uint32_t> taken_through_s;  // by minute
+  std::map<std::pair<replica::ShardId, int64_t>, uint32_t> removed_through_s;  // by bucket
 };
 
 // A RocksDB in a temporary folder whose default column family is a profile view's.
@@ -103,8 +109,16 @@ class ViewInDb {
     rocksdb::WriteBatch batch;
     view_->Stage(entries, batch);
     Check(db_->Write({}, &batch));
-    view_->Committed(entries);
+    view_->Committed(entries, {});
   }
+
+  // What the nodes agree on from now on, also after a reopen.
+  void SetAgreedNow(absl::Time now) {
+    agreed_now_ = now;
+    Tick();
+  }
+  absl::Time agreed_now() const { return agreed_now_; }
+  void Tick() { view_->Tick(agreed_now_); }
 
   void Flush() { Check(db_->Flush({})); }
   void CompactAll() { Check(db_->CompactRange({}, nullptr, nullptr)); }
@@ -120,11 +134,10 @@ class ViewInDb {
   ProfileView& view() { return *view_; }
 
   FakeLog log;
-  absl::Time now = absl::FromUnixSeconds(1'000'000);
 
  private:
   void Open() {
-    view_ = std::make_unique<ProfileView>(retention_, [this] { return now; });
+    view_ = std::make_unique<ProfileView>(retention_);
     rocksdb::Options options;
     options.create_if_missing = true;
     options.disable_auto_compactions = !auto_compactions_;
@@ -138,6 +151,7 @@ class ViewInDb {
     context.column_family = db->DefaultColumnFamily();
     context.log = &log;
     if (!view_->Open(context).ok()) std::abort();
+    Tick();
   }
   void Close() {
     view_->Close();
@@ -149,6 +163,7 @@ class ViewInDb {
   const absl::Duration retention_;
   const bool auto_compactions_;
   std::string path_;
+  absl::Time agreed_now_ = absl::FromUnixSeconds(1'000'000);
   std::unique_ptr<ProfileView> view_;
   std::unique_ptr<rocksdb::DB> db_;
 };

@@ -69,7 +69,12 @@ class Replica {
     ids.set_minute(minute);
     v1::ReadIdsResponse there;
     EXPECT_TRUE(peer.ReadIds(ids, there).ok());
-    const auto missing = store_->FindMissing(shard, minute, there.ids(), there.accepted_s());
+    const auto missing =
+        store_->FindMissing({shard,
+                             minute,
+                             there.ids(),
+                             {there.accepted_s().begin(), there.accepted_s().end()},
+                             {there.keyed_hashes().begin(), there.keyed_hashes().end()}});
     EXPECT_TRUE(missing.ok()) << missing.status();
     if (!missing.ok() || missing->empty()) return 0;
     v1::ReadEventsRequest events;
@@ -179,7 +184,54 @@ TEST(StoreConflict, ACopyIsNoConflictThoughItWasAcceptedLater) {
   EXPECT_TRUE(replica.view().lost_some.empty());
 }
 
-TEST(StoreConflict, RetentionTakesTheOneThatWasKept) {
+// An event that is accepted again is as young as the last time.
+TEST(StoreConflict, ACopyThatWasAcceptedMuchLaterRaisesTheAcceptance) {
+  Entries entries;
+  Replica replica;
+  const LogEntry first = entries.Add("c", 1, "key", 1000, 1);
+  ASSERT_TRUE(replica.store().Commit({first}).ok());
+  ASSERT_TRUE(replica.store().Commit({entries.Add("c", 1, "key", 50'000, 1)}).ok());
+  // Another body too: the key says that it is the same tag.
+  const LogEntry other = entries.Add("c", 2, "key", 90'000, 2);
+  const bool is_kept = ContentHash(other.tag) < ContentHash(first.tag);
+  ASSERT_TRUE(replica.store().Commit({other}).ok());
+  EXPECT_EQ(replica.store().EventCount(), 1u);
+  for (int round = 0; round < 2; ++round) {
+    EXPECT_EQ(replica.store().BucketOf(0, first.shard).newest_accepted_s, 90'000u);
+    int seen = 0;
+    EXPECT_TRUE(replica.store()
+                    .ReadMinute(0,
+                                [&](const LogEntry& entry) {
+                                  ++seen;
+                                  EXPECT_EQ(entry.accepted_s, 90'000u);
+                                  EXPECT_EQ(entry.tag, is_kept ? other.tag : first.tag);
+                                })
+                    .ok());
+    EXPECT_EQ(seen, 1);
+    EXPECT_TRUE(replica.store().CheckDigests().ok());
+    replica.Reopen();
+  }
+  ExpireAll(replica.store(), {Range(first.shard, 0, 1, 1'500)}, /*only_whole=*/true);
+  EXPECT_EQ(replica.store().EventCount(), 1u) << "it was accepted again since";
+}
+
+TEST(StoreConflict, AKeyIsFoundWithTheTagThatIsKept) {
+  Entries entries;
+  Replica replica;
+  const LogEntry stored = entries.Add("c", 1, "key", 1000, 1);
+  ASSERT_TRUE(replica.store().Commit({stored}).ok());
+  const auto found = replica.store().FindByKey(stored.shard, stored.id);
+  ASSERT_TRUE(found.ok()) << found.status();
+  ASSERT_NE(*found, nullptr);
+  EXPECT_EQ((*found)->tag, stored.tag);
+  EXPECT_EQ((*found)->time_ms, 1);
+  EXPECT_EQ((*found)->accepted_s, 1000u);
+  const auto none = replica.store().FindByKey(stored.shard, router::KeyedEventId("other", "c"));
+  ASSERT_TRUE(none.ok());
+  EXPECT_EQ(*none, nullptr);
+}
+
+TEST(StoreConflict, RetentionExpiresTheOneThatWasKept) {
   Entries entries;
   Replica replica;
   LogEntry small = entries.Add("c", 1, "key", 1000, 1);
@@ -187,12 +239,9 @@ TEST(StoreConflict, RetentionTakesTheOneThatWasKept) {
   if (ContentHash(large.tag) < ContentHash(small.tag)) std::swap(small, large);
   ASSERT_TRUE(replica.store().Commit({large}).ok());
   ASSERT_TRUE(replica.store().Commit({small}).ok());
-  v1::TakenMinute taken;
-  taken.set_minute(small.minute);
-  taken.set_taken_through_s(1000);
-  ASSERT_TRUE(replica.store().AdoptTaken({taken}).ok());
+  ExpireAll(replica.store(), {Range(small.shard, small.minute, small.minute + 1, 1000)});
   EXPECT_EQ(replica.store().EventCount(), 0u);
-  // The key is free again; what was taken stays out.
+  // The key is free again; what was expired stays out.
   ASSERT_TRUE(replica.store().Commit({small}).ok());
   EXPECT_EQ(replica.store().EventCount(), 0u);
   ASSERT_TRUE(replica.store().Commit({large}).ok());

@@ -123,13 +123,13 @@ TEST_F(StoreDigestsTest, ManyMinutesAtATimeAreSavedAsTheyCome) {
   ExpectKept();
 }
 
-TEST_F(StoreDigestsTest, AMinuteThatRetentionTookLeavesNothingBehind) {
+TEST_F(StoreDigestsTest, AMinuteThatRetentionExpiredLeavesNothingBehind) {
   const auto accepted_s = static_cast<uint32_t>(absl::ToUnixSeconds(now_));
   Entries entries;
   entries.Add("old", 0, "", accepted_s);
   entries.Add("new", absl::ToInt64Milliseconds(absl::Hours(48)), "", accepted_s);
   Commit(entries);
-  now_ += absl::Hours(26);
+  ExpireOld(*store_, accepted_s);
   MaintainAll(*store_);
   EXPECT_THAT(store_->Minutes(), testing::ElementsAre(48 * 60));
   ExpectKept();

@@ -131,8 +131,20 @@ TEST_F(StoreSyncTest, RequestsThatNameNothingThatExistsAreRefused) {
   v1::ReadRowsResponse no_rows;
   rows.set_shard(128);
   invalid(store_->ReadRows(rows, no_rows));
-  invalid(store_->FindMissing(0, 0, std::string(16, 'x'), {}).status());
-  invalid(store_->FindMissing(0, 0, "short", {}).status());
+  invalid(store_->FindMissing({0, 0, std::string(16, 'x'), {}, {}}).status());
+  invalid(store_->FindMissing({0, 0, "short", {}, {}}).status());
+  invalid(store_->FindMissing({0, 0, std::string(16, '\x80'), {1}, {}}).status());
+  invalid(store_->FindMissing({128, 0, "", {}, {}}).status());
+  v1::ReadExpiredRequest expired;
+  v1::ReadExpiredResponse no_expired;
+  expired.add_shards(128);
+  invalid(store_->ReadExpired(expired, no_expired));
+  v1::ReadNewestRequest newest;
+  newest.add_shards(1);
+  invalid(store_->ReadNewest(newest).status());
+  newest.set_shards(0, 128);
+  newest.add_minutes(0);
+  invalid(store_->ReadNewest(newest).status());
   invalid(store_->RecordJoined({5, 128}));
   EXPECT_THAT(store_->joined(), testing::Each(false));
 }
@@ -237,7 +249,7 @@ TEST_F(StoreSyncTest, EventsComeByIdInTheOrderAskedAndSayWhatWasNotLookedAt) {
   EXPECT_EQ(seen, size_t{kEvents});
 }
 
-TEST_F(StoreSyncTest, MissingIsWhatTheLogOfTheMinuteLacksAndRetentionDidNotTake) {
+TEST_F(StoreSyncTest, MissingIsWhatTheLogOfTheMinuteLacksAndRetentionDidNotExpire) {
   Entries entries;
   const LogEntry here = entries.Add("c", 1);
   const LogEntry keyed = entries.Add("c", 2, "key");
@@ -245,44 +257,93 @@ TEST_F(StoreSyncTest, MissingIsWhatTheLogOfTheMinuteLacksAndRetentionDidNotTake)
   const LogEntry not_here_keyed = entries.Add("c", 4, "other");
   entries.Add("c", 5, "", 600);  // too old
   ASSERT_TRUE(store_->Commit({here, keyed}).ok());
-  v1::TakenMinute taken;
-  taken.set_minute(0);
-  taken.set_taken_through_s(600);
-  ASSERT_TRUE(store_->AdoptTaken({taken}).ok());
-  std::string ids;
-  std::vector<uint32_t> accepted_s;
+  ExpireAll(*store_, {Range(here.shard, 0, 1, 600)});
+  FindMissing find{here.shard, 0, "", {}, {}};
   for (const LogEntry& entry : entries.all()) {
-    ids += IdOf(entry);
-    accepted_s.push_back(entry.accepted_s);
+    find.ids += IdOf(entry);
+    find.accepted_s.push_back(entry.accepted_s);
+    if (router::IsKeyed(IdOf(entry))) find.keyed_hashes.push_back(ContentHash(entry.tag));
   }
-  const auto missing = store_->FindMissing(here.shard, 0, ids, accepted_s);
+  auto missing = store_->FindMissing(find);
   ASSERT_TRUE(missing.ok()) << missing.status();
   EXPECT_EQ(*missing, IdOf(not_here) + IdOf(not_here_keyed));
+  // A tag that wins over the one that is here is missing, one that loses is not.
+  find.keyed_hashes[0] = ContentHash(keyed.tag) - 1;
+  EXPECT_EQ(*store_->FindMissing(find), IdOf(keyed) + IdOf(not_here) + IdOf(not_here_keyed));
+  find.keyed_hashes[0] = ContentHash(keyed.tag) + 1;
+  EXPECT_EQ(*store_->FindMissing(find), IdOf(not_here) + IdOf(not_here_keyed));
 }
 
-TEST_F(StoreSyncTest, WhatRetentionTookComesInPages) {
-  std::vector<v1::TakenMinute> minutes(10'500);
-  for (size_t i = 0; i < minutes.size(); ++i) {
-    minutes[i].set_minute(static_cast<int64_t>(i) - 5'000);
-    minutes[i].set_taken_through_s(100 + i);
+TEST_F(StoreSyncTest, IdsOfKeysComeWithTheHashesOfTheirTags) {
+  Entries entries;
+  entries.Add("c", 1);
+  const LogEntry keyed = entries.Add("c", 2, "key");
+  ASSERT_TRUE(store_->Commit(entries.all()).ok());
+  v1::ReadIdsRequest request;
+  request.set_shard(keyed.shard);
+  v1::ReadIdsResponse response;
+  ASSERT_TRUE(store_->ReadIds(request, response).ok());
+  EXPECT_EQ(response.accepted_s_size(), 2);
+  EXPECT_THAT(response.keyed_hashes(), ElementsAre(ContentHash(keyed.tag)));
+}
+
+TEST_F(StoreSyncTest, WhatRetentionExpiredComesInPagesAndByWhenItWasDecided) {
+  std::vector<v1::ExpiredRange> ranges;
+  for (int64_t i = 0; i < 10'500; ++i) {
+    ranges.push_back(Range(static_cast<ShardId>(i % 2), i - 5'000, i - 4'999,
+                           static_cast<uint32_t>(100 + i), static_cast<uint32_t>(1'000 + i)));
   }
-  ASSERT_TRUE(store_->AdoptTaken(minutes).ok());
+  ExpireAll(*store_, ranges);
   Reopen();
-  v1::ReadTakenRequest request;
-  v1::ReadTakenResponse response;
+  std::sort(ranges.begin(), ranges.end(), [](const auto& a, const auto& b) {
+    return std::pair(a.shard(), a.from_minute()) < std::pair(b.shard(), b.from_minute());
+  });
+  v1::ReadExpiredRequest request;
+  request.add_shards(1);
+  request.add_shards(0);
+  v1::ReadExpiredResponse response;
   std::vector<int> pages;
-  int64_t next = -5'000;
+  size_t next = 0;
   do {
-    ASSERT_TRUE(store_->ReadTaken(request, response).ok());
-    pages.push_back(response.minutes_size());
-    for (const v1::TakenMinute& taken : response.minutes()) {
-      EXPECT_EQ(taken.minute(), next);
-      EXPECT_EQ(taken.taken_through_s(), 100u + (next + 5'000));
+    ASSERT_TRUE(store_->ReadExpired(request, response).ok());
+    pages.push_back(response.ranges_size());
+    for (const v1::ExpiredRange& range : response.ranges()) {
+      ASSERT_LT(next, ranges.size());
+      EXPECT_EQ(range.SerializeAsString(), ranges[next].SerializeAsString());
       ++next;
     }
-    request.set_after_minute(response.minutes(response.minutes_size() - 1).minute());
+    *request.mutable_after() = *response.ranges().rbegin();
   } while (response.has_more());
   EXPECT_THAT(pages, ElementsAre(10'000, 500));
+  request.clear_after();
+  request.set_since_s(1'000 + 10'490);
+  ASSERT_TRUE(store_->ReadExpired(request, response).ok());
+  EXPECT_EQ(response.ranges_size(), 10);
+  v1::ReadDigestsRequest digests;
+  digests.set_level(v1::DIGEST_LEVEL_SHARD);
+  for (const uint32_t shard : {7, 1, 0}) digests.add_shards(shard);
+  v1::ReadDigestsResponse answer;
+  ASSERT_TRUE(store_->ReadDigests(digests, answer).ok());
+  EXPECT_THAT(answer.expired_hashes(),
+              ElementsAre(0, store_->ExpiredHash(1), store_->ExpiredHash(0)));
+  EXPECT_NE(store_->ExpiredHash(1), store_->ExpiredHash(0));
+}
+
+TEST_F(StoreSyncTest, TheNewestAcceptanceOfABucketIsTold) {
+  Entries entries;
+  const LogEntry entry = entries.Add("c", 1, "", 700);
+  ASSERT_TRUE(store_->Commit({entry, entries.Add("c", 2, "", 600)}).ok());
+  v1::ReadNewestRequest request;
+  for (const int64_t minute : {0, 1}) {
+    request.add_shards(entry.shard);
+    request.add_minutes(minute);
+  }
+  const auto newest = store_->ReadNewest(request);
+  ASSERT_TRUE(newest.ok()) << newest.status();
+  EXPECT_THAT(*newest, ElementsAre(700, 0));
+  const auto digests = Digests(v1::DIGEST_LEVEL_MINUTE, {entry.shard}, 0);
+  ASSERT_EQ(digests.digests_size(), 1);
+  EXPECT_EQ(digests.digests(0).newest_accepted_s(), 700u);
 }
 
 TEST_F(StoreSyncTest, JoinedAndCompleteStayOverARestart) {

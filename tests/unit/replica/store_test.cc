@@ -25,7 +25,11 @@ class StoreTest : public testing::Test {
   StoreOptions Options() {
     StoreOptions options;
     options.path = folder_.path() + "/data";
+    options.cluster = "allezon";
     options.service = "profile";
+    options.instance = "p0";
+    options.replication_factor = 3;
+    options.write_quorum = 2;
     options.clock = [this] { return now_; };
     return options;
   }
@@ -140,30 +144,26 @@ TEST_F(StoreTest, ReadMinuteGivesEveryEntryOfThatMinuteInKeyOrder) {
   EXPECT_EQ(digest, store->MinuteDigest(1));
 }
 
-TEST_F(StoreTest, RetentionTakesAMinuteOnlyWhenTagTimeAndWallTimeHaveBothPassed) {
+TEST_F(StoreTest, RetentionExpiresABucketOnlyWhenTagTimeAndWallTimeHaveBothPassed) {
   Entries entries;
   auto store = OpenStore();
   const LogEntry old_keyed = entries.Add("c", 1, "key", 1000);
-  ASSERT_TRUE(store->Commit({old_keyed, entries.Add("d", 2, "", 1005)}).ok());
+  ASSERT_TRUE(store->Commit({old_keyed, entries.Add("c", 2, "", 1005)}).ok());
   ASSERT_TRUE(store->Commit({entries.Add("c", kDayMs + 59'999, "", 1000)}).ok());
-  now_ = absl::FromUnixSeconds(1000 + 10 * 86'400);
-  MaintainAll(*store);
-  EXPECT_EQ(store->EventCount(), 3u) << "the newest tag is not yet a day younger";
+  EXPECT_EQ(ExpireOld(*store, 2000), 0) << "the newest tag is not yet a day younger";
   ASSERT_TRUE(store->Commit({entries.Add("c", kDayMs + 60'000, "", 1000)}).ok());
-  now_ = absl::FromUnixSeconds(1005 + 86'400 + 3'600);
-  MaintainAll(*store);
-  EXPECT_EQ(store->EventCount(), 4u) << "one event was accepted just a day and the margin ago";
-  now_ += absl::Seconds(1);
-  MaintainAll(*store);
-  EXPECT_THAT(view_.taken, testing::ElementsAre(0));
+  EXPECT_EQ(ExpireOld(*store, 1004), 0) << "one event was accepted later";
+  EXPECT_EQ(store->EventCount(), 4u);
+  EXPECT_EQ(ExpireOld(*store, 1005), 1);
+  EXPECT_THAT(view_.emptied, testing::ElementsAre(0));
   EXPECT_EQ(store->EventCount(), 2u);
   EXPECT_TRUE(store->CheckDigests().ok()) << store->CheckDigests();
-  EXPECT_EQ(store->TakenThroughS(0), 1006u + 3'600);
+  EXPECT_EQ(store->ExpiredThroughS(old_keyed.shard, 0), 1005u);
 
-  // A late copy of what went stays out, also one that a client's retry had accepted later, and a
-  // new event begins the minute anew; also after a restart.
+  // A late copy of what went stays out, and a new event begins the bucket anew; also after a
+  // restart.
   for (int round = 0; round < 2; ++round) {
-    ASSERT_TRUE(store->Commit({old_keyed, entries.Add("c", 1, "key", 1000 + 3'600)}).ok());
+    ASSERT_TRUE(store->Commit({old_keyed}).ok());
     EXPECT_EQ(store->MinuteDigest(0).count, 0u);
     store = nullptr;
     store = OpenStore();
@@ -173,17 +173,77 @@ TEST_F(StoreTest, RetentionTakesAMinuteOnlyWhenTagTimeAndWallTimeHaveBothPassed)
   EXPECT_TRUE(store->CheckDigests().ok());
 }
 
-TEST_F(StoreTest, AFolderOfAnotherKindIsRefusedByName) {
+TEST_F(StoreTest, AFolderOfSomebodyElseOrOfOtherSettingsIsRefusedByName) {
   OpenStore();
+  const auto expect = [this](const std::function<void(StoreOptions&)>& change,
+                             const std::string& message) {
+    StoreOptions other = Options();
+    change(other);
+    const absl::Status status = OpenError(other);
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_THAT(std::string(status.message()), testing::HasSubstr(message));
+  };
+  const std::string what_to_do = ": name the right folder with --data, or an empty one";
+  expect([](StoreOptions& o) { o.cluster = "other"; },
+         "belongs to cluster allezon, not other" + what_to_do);
+  expect([](StoreOptions& o) { o.service = "aggregate"; },
+         "belongs to service profile, not aggregate" + what_to_do);
+  expect([](StoreOptions& o) { o.instance = "p1"; }, "belongs to instance p0, not p1" + what_to_do);
+  expect([](StoreOptions& o) { o.shards = 64; }, "was written with --shards=128, not --shards=64");
+  expect(
+      [](StoreOptions& o) {
+        o.replication_factor = 2;
+        o.write_quorum = 1;
+      },
+      "was written with --rf=3 --write_quorum=2, not --rf=2 --write_quorum=1: ");
+  expect([](StoreOptions& o) { o.write_quorum = 3; },
+         "was written with --write_quorum=2, not --write_quorum=3");
+  EXPECT_NE(OpenStore(), nullptr) << "they left it as it was";
+}
+
+TEST_F(StoreTest, AFolderThatDoesNotSayWhoseItIsBelongsToWhoOpensItFirst) {
+  OpenStore();
+  {
+    // As an older version left it.
+    std::vector<std::string> names;
+    ASSERT_TRUE(rocksdb::DB::ListColumnFamilies({}, Options().path, &names).ok());
+    std::vector<rocksdb::ColumnFamilyDescriptor> families;
+    for (const std::string& name : names) families.push_back({name, {}});
+    std::vector<rocksdb::ColumnFamilyHandle*> handles;
+    rocksdb::DB* opened = nullptr;
+    ASSERT_TRUE(rocksdb::DB::Open({}, Options().path, families, &handles, &opened).ok());
+    const std::unique_ptr<rocksdb::DB> db(opened);
+    for (const char* key : {"cluster", "instance", "rf", "write_quorum", "incarnation"}) {
+      ASSERT_TRUE(db->Delete({}, key).ok());
+    }
+    for (rocksdb::ColumnFamilyHandle* handle : handles) {
+      ASSERT_TRUE(db->DestroyColumnFamilyHandle(handle).ok());
+    }
+  }
   StoreOptions other = Options();
-  other.service = "aggregate";
-  EXPECT_EQ(OpenError(other).code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_THAT(std::string(OpenError(other).message()),
-              testing::HasSubstr("belongs to service profile, not aggregate"));
-  other = Options();
-  other.shards = 64;
-  EXPECT_THAT(std::string(OpenError(other).message()),
-              testing::HasSubstr("belongs to shards 128, not 64"));
+  other.instance = "p1";
+  EXPECT_EQ(OpenError(other), absl::OkStatus());
+  EXPECT_THAT(std::string(OpenError(Options()).message()),
+              testing::HasSubstr("belongs to instance p1, not p0"));
+}
+
+TEST_F(StoreTest, IncarnationsRiseWithEachStartWhateverTheClockSays) {
+  auto store = OpenStore();
+  EXPECT_EQ(store->previous_incarnation(), 0u);
+  uint64_t last = store->incarnation();
+  EXPECT_EQ(last, 1'000'000'000'000u);
+  for (const int64_t now_s : {1000, 10, -10, 2000}) {
+    now_ = absl::FromUnixSeconds(now_s);
+    store.reset();
+    store = OpenStore();
+    EXPECT_EQ(store->previous_incarnation(), last);
+    EXPECT_GT(store->incarnation(), last);
+    last = store->incarnation();
+  }
+  EXPECT_EQ(last, 2'000'000'000'000u) << "the clock's, where that is higher";
+  ASSERT_TRUE(store->RecordIncarnation(last + 5).ok());
+  store.reset();
+  EXPECT_EQ(OpenStore()->incarnation(), last + 6);
 }
 
 TEST_F(StoreTest, AForeignFolderIsRefusedAndLeftAlone) {

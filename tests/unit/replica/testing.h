@@ -15,6 +15,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "replica/expiry_plan.h"
 #include "replica/store.h"
 #include "replica/view.h"
 #include "router/writer.h"
@@ -38,11 +39,44 @@ class TempFolder {
   std::string path_;
 };
 
-// What the threads of a committer do from time to time, until nothing is left to do.
+// What the thread of a committer does from time to time, until nothing is left to do.
 inline void MaintainAll(Store& store) {
-  store.LookAhead();
   while (store.Maintain()) {
   }
+}
+
+inline v1::ExpiredRange Range(ShardId shard, int64_t from, int64_t to, uint32_t through_s,
+                              uint32_t at_s = 0) {
+  v1::ExpiredRange range;
+  range.set_shard(shard);
+  range.set_from_minute(from);
+  range.set_to_minute(to);
+  range.set_through_s(through_s);
+  range.set_removed_through_s(through_s);
+  range.set_expired_at_s(at_s);
+  return range;
+}
+
+// Plans and does it; the number of steps.
+inline int ExpireAll(Store& store, std::vector<v1::ExpiredRange> ranges, bool only_whole = false) {
+  ExpiryPlan plan(store, {std::move(ranges), only_whole});
+  for (int steps = 0;; ++steps) {
+    const absl::StatusOr<std::optional<ExpiryStep>> step = plan.Next();
+    EXPECT_TRUE(step.ok()) << step.status();
+    if (!step.ok() || !*step) return steps;
+    const absl::Status status = store.Expire(**step);
+    EXPECT_TRUE(status.ok()) << status;
+  }
+}
+
+// Expires what the store finds that may be, by its own word alone.
+inline int ExpireOld(Store& store, WallS horizon_s) {
+  std::vector<v1::ExpiredRange> ranges;
+  for (const ExpiryCandidate& candidate : store.FindExpirable(horizon_s)) {
+    ranges.push_back(Range(candidate.bucket.shard, candidate.bucket.minute,
+                           candidate.bucket.minute + 1, candidate.newest_accepted_s, 1));
+  }
+  return ExpireAll(store, std::move(ranges), /*only_whole=*/true);
 }
 
 // Owns what its entries borrow.
@@ -92,13 +126,21 @@ class RememberingView : public View {
   void StageRemove(const LogEntry& old, rocksdb::WriteBatch& batch) override {
     batch.Delete(context_.column_family, KeyOf(old));
   }
-  void Removed(absl::Span<const int64_t> minutes) override {
-    lost_some.insert(lost_some.end(), minutes.begin(), minutes.end());
+  void Committed(absl::Span<const LogEntry> added, absl::Span<const LogEntry> gone) override {
+    committed += added.size();
+    for (const LogEntry& old : gone) lost_some.push_back(old.minute);
   }
-  void Committed(absl::Span<const LogEntry> entries) override { committed += entries.size(); }
-  void StageTakeMinute(int64_t, uint32_t, rocksdb::WriteBatch&) override {}
-  void MinuteTaken(int64_t minute, uint32_t) override { taken.push_back(minute); }
-  void Tick() override {}
+  void StageAgain(absl::Span<const LogEntry> entries, rocksdb::WriteBatch& batch) override {
+    Stage(entries, batch);
+  }
+  void StageExpire(absl::Span<const ExpiredBucket>, absl::Span<const int64_t>,
+                   rocksdb::WriteBatch&) override {}
+  void Expired(absl::Span<const ExpiredBucket> buckets,
+               absl::Span<const int64_t> minutes) override {
+    expired.insert(expired.end(), buckets.begin(), buckets.end());
+    emptied.insert(emptied.end(), minutes.begin(), minutes.end());
+  }
+  void Tick(absl::Time) override {}
   void Close() override { ++closed; }
 
   int Rows() const { return static_cast<int>(AllRows().size()); }
@@ -113,7 +155,8 @@ class RememberingView : public View {
 
   size_t committed = 0;
   int closed = 0;
-  std::vector<int64_t> taken;
+  std::vector<ExpiredBucket> expired;
+  std::vector<int64_t> emptied;
   std::vector<int64_t> lost_some;
 
  private:

@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
+#include "allezon/v1/replica.grpc.pb.h"
 #include "rpc/server.h"
 
 namespace allezon::router {
@@ -82,12 +83,25 @@ class Silence final : public grpc::CallbackGenericService {
   }
 };
 
+// Is whoever is asked for.
+class Anybody final : public v1::ReplicaService::CallbackService {
+  grpc::ServerUnaryReactor* SyncNow(grpc::CallbackServerContext* call,
+                                    const v1::SyncNowRequest* request,
+                                    v1::SyncNowResponse* response) override {
+    *response->mutable_by() = request->to();
+    grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
+    reactor->Finish(grpc::Status::OK);
+    return reactor;
+  }
+};
+
 // One instance that serves, and one that hangs.
 class ReadinessTest : public testing::Test {
  protected:
   ReadinessTest() {
     rpc::ServerOptions options;
     options.listen = "127.0.0.1:0";
+    options.services = {&anybody_};
     auto server = rpc::Server::Start(options);
     EXPECT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
@@ -106,6 +120,7 @@ class ReadinessTest : public testing::Test {
     return std::make_unique<Channels>(*std::move(placement), name);
   }
 
+  Anybody anybody_;
   std::unique_ptr<rpc::Server> server_;
   Silence silence_;
   int hung_port_ = 0;

@@ -71,6 +71,8 @@ class TestAggregates final : public v1::AggregateReplicaService::CallbackService
                                         const v1::ScanMinutesRequest* request,
                                         v1::ScanMinutesResponse* response) override {
     grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
+    *response->mutable_by() = request->to();
+    if (answers_as_another) response->mutable_by()->set_instance("another");
     ++calls;
     if (fail_next.fetch_sub(1) > 0) {
       reactor->Finish(rpc::ToGrpc(failure));
@@ -80,7 +82,7 @@ class TestAggregates final : public v1::AggregateReplicaService::CallbackService
       v1::MinuteTotal& minute = *response->add_minutes();
       minute.set_count(request->shards_size());
       minute.set_sum_price(-10 * request->shards_size());
-      minute.set_taken_through_s(taken_through_s);
+      minute.set_expired_at_s(expired_at_s);
       minute.set_oldest_accepted_s(oldest_accepted_s);
       if (!request->for_quorum()) continue;
       minute.set_digest_count(request->shards_size() + (lacks_until_sync ? 0 : 1));
@@ -97,9 +99,10 @@ class TestAggregates final : public v1::AggregateReplicaService::CallbackService
   std::atomic<int> calls = 0;
   std::atomic<int> fail_next = 0;
   absl::Status failure = absl::UnavailableError("not now");  // set while nothing is asked
-  std::atomic<uint32_t> taken_through_s = 0;
+  std::atomic<uint32_t> expired_at_s = 0;
   std::atomic<uint32_t> oldest_accepted_s = 100;
   std::atomic<bool> drop_a_minute = false;
+  std::atomic<bool> answers_as_another = false;
   std::atomic<bool> lacks_until_sync = false;
 };
 
@@ -109,7 +112,8 @@ class TestSync final : public v1::ReplicaService::CallbackService {
   explicit TestSync(TestAggregates& aggregates) : aggregates_(aggregates) {}
   grpc::ServerUnaryReactor* SyncNow(grpc::CallbackServerContext* call,
                                     const v1::SyncNowRequest* request,
-                                    v1::SyncNowResponse*) override {
+                                    v1::SyncNowResponse* response) override {
+    *response->mutable_by() = request->to();
     shards += request->shards_size();
     if (works) aggregates_.lacks_until_sync = false;
     grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
@@ -124,13 +128,15 @@ class TestSync final : public v1::ReplicaService::CallbackService {
   TestAggregates& aggregates_;
 };
 
-// Holds one view and one buy of every cookie; with `tags`, those as views instead.
+// Holds one view and one buy of every cookie; with `tags`, those as views instead, and `buys`.
 class TestProfiles final : public v1::ProfileReplicaService::CallbackService {
  public:
   grpc::ServerUnaryReactor* ReadProfile(grpc::CallbackServerContext* call,
                                         const v1::ReadProfileRequest* request,
                                         v1::ReadProfileResponse* response) override {
     grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
+    *response->mutable_by() = request->to();
+    if (answers_as_another) response->mutable_by()->set_instance("another");
     if (request->for_quorum()) ++quorum_calls;
     if (fail_next.fetch_sub(1) > 0) {
       reactor->Finish(rpc::ToGrpc(failure));
@@ -147,6 +153,9 @@ class TestProfiles final : public v1::ProfileReplicaService::CallbackService {
     for (const auto& [time_ms, id] : tags) {
       Append(time_ms, id, absl::StrCat(time_ms, id), *response->mutable_views());
     }
+    for (const auto& [time_ms, id] : buys) {
+      Append(time_ms, id, absl::StrCat(time_ms, id, "bought"), *response->mutable_buys());
+    }
     const auto answer = [reactor] { reactor->Finish(grpc::Status::OK); };
     if (!holder.Keep(answer)) answer();
     return reactor;
@@ -159,10 +168,13 @@ class TestProfiles final : public v1::ProfileReplicaService::CallbackService {
   }
 
   Holder holder;
+  std::atomic<bool> answers_as_another = false;
   std::atomic<int> quorum_calls = 0;
   std::atomic<int> fail_next = 0;
   absl::Status failure = absl::UnavailableError("not now");  // set while nothing is asked
-  std::vector<std::pair<int64_t, std::string>> tags;         // set before the first call
+  // Set while nothing is asked.
+  std::vector<std::pair<int64_t, std::string>> tags;
+  std::vector<std::pair<int64_t, std::string>> buys;
 };
 
 class ReadersTest : public testing::Test {
@@ -262,17 +274,58 @@ TEST_F(ReadersTest, AnAnswerThatLacksAMinuteIsAnError) {
   EXPECT_EQ(Query().status().code(), absl::StatusCode::kInternal);
 }
 
-TEST_F(ReadersTest, AMinuteThatRetentionTookIsRefusedAlsoWhereOnlyOneNodeTookIt) {
+// Two nodes that hold different shards of the same minutes.
+TEST_F(ReadersTest, AMinuteThatExpiredInAnyShardIsAnsweredOnlyWhereAllThatIsLeftCameLater) {
   Start(2, 1);
-  aggregates_[0]->taken_through_s = 100;
-  aggregates_[0]->oldest_accepted_s = 0;
-  EXPECT_EQ(Query().status().code(), absl::StatusCode::kFailedPrecondition)
-      << "the other one still has events from before";
-  aggregates_[1]->taken_through_s = 90;
-  aggregates_[1]->oldest_accepted_s = 0;
-  EXPECT_EQ(Query().status().code(), absl::StatusCode::kFailedPrecondition) << "nothing is left";
-  aggregates_[1]->oldest_accepted_s = 101;
-  ExpectFull(Query());  // begun anew by a later replay
+  const auto expect_refused = [&](uint32_t expired_at_s0, uint32_t oldest_s0,
+                                  uint32_t expired_at_s1, uint32_t oldest_s1) {
+    aggregates_[0]->expired_at_s = expired_at_s0;
+    aggregates_[0]->oldest_accepted_s = oldest_s0;
+    aggregates_[1]->expired_at_s = expired_at_s1;
+    aggregates_[1]->oldest_accepted_s = oldest_s1;
+    for (const bool quorum : {false, true}) {
+      EXPECT_EQ(Query(absl::Seconds(20), quorum).status().code(),
+                absl::StatusCode::kFailedPrecondition)
+          << expired_at_s0 << ' ' << oldest_s0 << ' ' << expired_at_s1 << ' ' << oldest_s1;
+    }
+  };
+  const auto expect_answered = [&](uint32_t expired_at_s0, uint32_t oldest_s0,
+                                   uint32_t expired_at_s1, uint32_t oldest_s1) {
+    aggregates_[0]->expired_at_s = expired_at_s0;
+    aggregates_[0]->oldest_accepted_s = oldest_s0;
+    aggregates_[1]->expired_at_s = expired_at_s1;
+    aggregates_[1]->oldest_accepted_s = oldest_s1;
+    for (const bool quorum : {false, true}) ExpectFull(Query(absl::Seconds(20), quorum));
+  };
+  // The one is gone, and the other one has tags that came before that.
+  expect_refused(100, 0, 0, 50);
+  expect_refused(100, 0, 0, 100);
+  expect_answered(100, 0, 0, 101);
+  // The one has something new, the other one not.
+  expect_refused(100, 101, 0, 99);
+  // Either's expiry counts for both: the latest.
+  expect_refused(100, 150, 200, 0);
+  expect_refused(100, 150, 200, 201);
+  expect_answered(100, 201, 200, 201);
+  // Nothing is left.
+  expect_refused(100, 0, 0, 0);
+  expect_refused(100, 0, 90, 0);
+  // It never expired.
+  expect_answered(0, 0, 0, 0);
+  expect_answered(0, 1, 0, 0);
+}
+
+TEST_F(ReadersTest, InAQuorumAnotherReplicasExpiryCountsToo) {
+  Start(3, 3);
+  for (const auto& node : aggregates_) node->oldest_accepted_s = 99;
+  // Any two answer.
+  aggregates_[1]->expired_at_s = aggregates_[2]->expired_at_s = 100;
+  for (int i = 0; i < 6; ++i) {
+    EXPECT_EQ(Query(absl::Seconds(20), true).status().code(),
+              absl::StatusCode::kFailedPrecondition);
+  }
+  for (const auto& node : aggregates_) node->oldest_accepted_s = 101;
+  ExpectFull(Query(absl::Seconds(20), true));
 }
 
 TEST_F(ReadersTest, AProfileIsReadFromAReplicaOfItsShardAndFromTheNextOneWhereThatFails) {
@@ -301,6 +354,23 @@ TEST_F(ReadersTest, WhereOneGoesByAnotherPlacementTheNextOneIsAsked) {
   for (auto& node : aggregates_) node->fail_next = 1'000'000;
   EXPECT_TRUE(absl::IsUnavailable(Query(absl::Milliseconds(300)).status()))
       << "not what retention says";
+}
+
+TEST_F(ReadersTest, WhereSomebodyElseAnswersTheNextOneIsAsked) {
+  Start(2, 2);
+  profiles_[0]->answers_as_another = aggregates_[0]->answers_as_another = true;
+  for (int i = 0; i < 10; ++i) {
+    const std::string cookie = absl::StrCat("c", i);
+    EXPECT_TRUE(profile_reader_->Read({.cookie = cookie}, absl::Now() + absl::Seconds(20)).ok());
+    ExpectFull(Query());
+  }
+  profiles_[1]->answers_as_another = aggregates_[1]->answers_as_another = true;
+  const absl::Duration timeout = absl::Milliseconds(300);
+  for (const bool quorum : {false, true}) {
+    EXPECT_TRUE(absl::IsUnavailable(
+        profile_reader_->Read({.cookie = "c", .quorum = quorum}, absl::Now() + timeout).status()));
+    EXPECT_TRUE(absl::IsUnavailable(Query(timeout, quorum).status()));
+  }
 }
 
 TEST_F(ReadersTest, AProfileThatNobodyHasIsAnErrorInsideTheDeadline) {
@@ -366,6 +436,46 @@ TEST_F(ReadersTest, AQuorumReadAsksAsManyReplicasAsSeeEveryWrite) {
     EXPECT_EQ(profile->views, (std::vector<std::string_view>{"9a", "5c", "5d", "5f", "4k"}));
     profiles_[i % 3]->fail_next = 0;
   }
+}
+
+TEST_F(ReadersTest, AKeyWithTwoTagsStandsOnceInAQuorumRead) {
+  Start(2, 2);
+  // With a write quorum of one, both are read.
+  auto placement = MakePlacement(channels_->placement().instances, kShards, 2, 1);
+  ASSERT_TRUE(placement.ok());
+  profile_reader_.reset();
+  aggregate_reader_.reset();
+  channels_ = std::make_unique<Channels>(*std::move(placement));
+  profile_reader_ = MakeProfileReader(*channels_);
+  int outcomes[2] = {};
+  for (const bool bought : {false, true}) {
+    for (int i = 0; i < 20; ++i) {
+      // Of another time, minutes away and with others in between; or a purchase instead.
+      const std::string key = absl::StrCat("k", i);
+      profiles_[0]->tags = {{900'000, key}, {500'000, "m"}, {1, "z"}};
+      profiles_[1]->tags = {{500'000, "m"}, {1, "z"}};
+      profiles_[1]->buys.clear();
+      (bought ? profiles_[1]->buys : profiles_[1]->tags).push_back({0, key});
+      const ProfileQuery query{.cookie = "c", .limit = 3, .quorum = true};
+      const auto profile = profile_reader_->Read(query, absl::Now() + absl::Seconds(20));
+      ASSERT_TRUE(profile.ok()) << profile.status();
+      const std::string one = absl::StrCat(900'000, key);
+      const std::string other = absl::StrCat(0, key, bought ? "bought" : "");
+      const bool is_one = ContentHash(one) < ContentHash(other);
+      ++outcomes[is_one];
+      std::vector<std::string_view> views = {"500000m", "1z"};
+      std::vector<std::string_view> buys;
+      if (is_one) {
+        views.insert(views.begin(), one);
+      } else {
+        (bought ? buys : views).push_back(other);
+      }
+      EXPECT_EQ(profile->views, views);
+      EXPECT_EQ(profile->buys, buys);
+    }
+  }
+  EXPECT_GT(outcomes[false], 0);
+  EXPECT_GT(outcomes[true], 0);
 }
 
 TEST_F(ReadersTest, ShardsOfANodeThatHangsAreAskedElsewhereAndCountOnce) {

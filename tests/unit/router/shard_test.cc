@@ -72,5 +72,7 @@ TEST(MinuteOf, FloorsAlsoBefore1970) {
   EXPECT_EQ(MinuteOf(-60'001), -2);
 }
 
+TEST(ContentHash, IsFixedForEver) { EXPECT_EQ(ContentHash(""), 0x2d06800538d394c2u); }
+
 }  // namespace
 }  // namespace allezon::router

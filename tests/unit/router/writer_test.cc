@@ -218,6 +218,23 @@ TEST_F(WriterTest, WhereOneGoesByAnotherPlacementTheNextOneIsAsked) {
   EXPECT_TRUE(absl::IsUnavailable(WriteOne(absl::Milliseconds(300))));
 }
 
+TEST_F(WriterTest, WhatSomebodyElseSaysIsStoredIsStoredByTheNextOne) {
+  Start(2, {}, 1);
+  v1::NodeIdentity another = channels_->IdentityOf(1);
+  replicas_[0]->AnswerAs(another);
+  for (int i = 0; i < 20; ++i) EXPECT_TRUE(WriteOne().ok());
+  EXPECT_EQ(replicas_[1]->ids().size(), 20u);
+  // Of the right name, in another cluster; or of no name at all.
+  another = channels_->IdentityOf(1);
+  another.set_cluster("another");
+  replicas_[1]->AnswerAs(another);
+  const absl::Status status = WriteOne(absl::Milliseconds(300));
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  EXPECT_NE(status.message().find("the answer is by "), std::string::npos) << status;
+  replicas_[1]->AnswerAs({});
+  EXPECT_TRUE(absl::IsUnavailable(WriteOne(absl::Milliseconds(300))));
+}
+
 TEST_F(WriterTest, ANodeThatRefusesConnectionsIsSaidToHaveStoredNothing) {
   Start(1);
   servers_[0]->Shutdown(absl::ZeroDuration());
@@ -278,6 +295,24 @@ TEST_F(WriterTest, ReadinessNamesWhoDoesNotServe) {
   const absl::Status status = CheckReady({channels_.get()}, deadline);
   EXPECT_TRUE(absl::IsUnavailable(status));
   EXPECT_NE(status.message().find("8 of 8 shards"), std::string::npos) << status;
+}
+
+TEST_F(WriterTest, ReadinessSaysWhoAnswersForAnotherOneOrRefuses) {
+  Start(1);
+  servers_[0]->SetServing(true);
+  const auto check = [&] { return CheckReady({channels_.get()}, absl::Now() + absl::Seconds(10)); };
+  EXPECT_TRUE(check().ok());
+  v1::NodeIdentity another = channels_->IdentityOf(0);
+  another.set_instance("another");
+  replicas_[0]->AnswerAs(another);
+  EXPECT_NE(check().message().find("not serving: n0 (the answer is by /another of cluster allezon"),
+            std::string::npos)
+      << check();
+  replicas_[0]->AnswerAs(channels_->IdentityOf(0));
+  EXPECT_TRUE(check().ok());
+  replicas_[0]->FailNext(1'000, absl::FailedPreconditionError("another placement"));
+  EXPECT_NE(check().message().find("not serving: n0 (another placement)"), std::string::npos)
+      << check();
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <map>
+#include <optional>
 #include <set>
 #include <thread>
 #include <vector>
@@ -29,6 +30,7 @@ class TestReplica final : public v1::ReplicaService::CallbackService {
                                   v1::WriteResponse* response) override {
     grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
     absl::MutexLock lock(&mutex_);
+    *response->mutable_by() = answers_as_.value_or(request->to());
     const int now = ++in_flight_;
     in_flight_most_ = std::max(in_flight_most_, now);
     batches_.push_back(request->events_size());
@@ -52,6 +54,17 @@ class TestReplica final : public v1::ReplicaService::CallbackService {
     }
     --in_flight_;
     reactor->Finish(rpc::ToGrpc(fail_next_ > 0 ? (--fail_next_, failure_) : absl::OkStatus()));
+    return reactor;
+  }
+
+  // By which a router finds out who is there.
+  grpc::ServerUnaryReactor* SyncNow(grpc::CallbackServerContext* call,
+                                    const v1::SyncNowRequest* request,
+                                    v1::SyncNowResponse* response) override {
+    grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
+    absl::MutexLock lock(&mutex_);
+    *response->mutable_by() = answers_as_.value_or(request->to());
+    reactor->Finish(rpc::ToGrpc(fail_next_ > 0 ? failure_ : absl::OkStatus()));
     return reactor;
   }
 
@@ -80,6 +93,11 @@ class TestReplica final : public v1::ReplicaService::CallbackService {
     absl::MutexLock lock(&mutex_);
     fail_events_ = code;
   }
+  // Answers as this one, whoever is asked.
+  void AnswerAs(v1::NodeIdentity who) {
+    absl::MutexLock lock(&mutex_);
+    answers_as_ = std::move(who);
+  }
   void AwaitCalls(size_t calls) {
     absl::MutexLock lock(&mutex_);
     wanted_ = calls;
@@ -107,6 +125,7 @@ class TestReplica final : public v1::ReplicaService::CallbackService {
   bool held_ ABSL_GUARDED_BY(mutex_) = false;
   int fail_next_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
+  std::optional<v1::NodeIdentity> answers_as_ ABSL_GUARDED_BY(mutex_);
   absl::StatusCode fail_events_ ABSL_GUARDED_BY(mutex_) = absl::StatusCode::kOk;
   std::vector<grpc::ServerUnaryReactor*> waiting_ ABSL_GUARDED_BY(mutex_);
   std::vector<int> batches_ ABSL_GUARDED_BY(mutex_);

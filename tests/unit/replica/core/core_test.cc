@@ -20,7 +20,14 @@ class NoDigests final : public DigestSource {
   Digest ShardDigest(ShardId) const override { return {}; }
   Digest HourDigest(ShardId, int64_t) const override { return {}; }
   Digest MinuteDigest(ShardId, int64_t) const override { return {}; }
+  uint32_t ExpiredThroughS(ShardId, int64_t) const override { return 0; }
+  uint64_t ExpiredHash(ShardId) const override { return 0; }
+  uint32_t NewestAcceptedS(ShardId, int64_t) const override { return 0; }
+  uint64_t ExpiredKeyed(ShardId) const override { return 0; }
 };
+
+// All that was accepted up to then is on the disk: for ever.
+constexpr WallS kComplete = 1'000'000'000'000;
 
 router::Placement ThreeFullReplicas(uint32_t shards) {
   std::vector<router::Instance> instances;
@@ -40,7 +47,18 @@ class CoreTest : public testing::Test {
     options_.self = placement_.replicas[0][1].instance;
     options_.write_quorum = 2;
     core_ = std::make_unique<Core>(options_, placement_, digests_, std::vector<bool>{true},
-                                   /*needs_rows=*/false, 0);
+                                   kComplete, 0);
+    // Who knows no clock but its own coordinates nothing.
+    Actions actions;
+    core_->Tick(0, 1, actions);
+    for (const Actions::Call& call : actions.calls) {
+      if (!std::holds_alternative<v1::PollRequest>(call.request)) continue;
+      v1::PollResponse answer;
+      answer.set_wall_us(1);
+      answer.mutable_received()->Resize(3, 0);
+      Actions none;
+      core_->CallEnded(call.id, absl::OkStatus(), std::move(answer), 0, none);
+    }
   }
 
   // The write is stored here and sent to both peers.
@@ -59,7 +77,7 @@ class CoreTest : public testing::Test {
   }
   std::vector<WriteOutcome> Tick(Instant now) {
     Actions actions;
-    core_->Tick(now, actions);
+    core_->Tick(now, now, actions);
     return actions.outcomes;
   }
 
@@ -122,22 +140,26 @@ class CoreSyncTest : public testing::Test {
   CoreSyncTest() {
     placement_ = ThreeFullReplicas(kShards);
     options_.write_quorum = 2;
-    core_ = std::make_unique<Core>(options_, placement_, digests_, std::vector<bool>(kShards, true),
-                                   /*needs_rows=*/false, 0);
+    Start(kComplete);
     Tick();
   }
 
+  void Start(WallS complete_s) {
+    core_ = std::make_unique<Core>(options_, placement_, digests_, std::vector<bool>(kShards, true),
+                                   complete_s, 0);
+  }
   // Polls are answered; of the other calls, those to peer 1 are returned.
   std::vector<Actions::Call> Tick() {
     now_ += options_.sync_pause_min_us;
     Actions actions;
-    core_->Tick(now_, actions);
-    std::vector<Actions::Call> calls;
+    core_->Tick(now_, kWallUs + now_, actions);
+    std::vector<Actions::Call> calls = std::exchange(next_, {});
     for (Actions::Call& call : actions.calls) {
       if (std::holds_alternative<v1::PollRequest>(call.request)) {
         v1::PollResponse answer;
         answer.set_incarnation(1);
         answer.set_lane_session(1);
+        answer.set_wall_us(kWallUs + now_);
         answer.mutable_received()->Resize(3, 0);
         Actions none;
         core_->CallEnded(call.id, absl::OkStatus(), std::move(answer), now_, none);
@@ -147,11 +169,11 @@ class CoreSyncTest : public testing::Test {
     }
     return calls;
   }
-  // What follows is put off to the next tick, since the rate of pulling is bounded.
+  // What follows is returned by the next tick.
   void End(CallId id, const absl::Status& status, PeerResponse response) {
     Actions actions;
     core_->CallEnded(id, status, std::move(response), now_, actions);
-    EXPECT_TRUE(actions.empty());
+    for (Actions::Call& call : actions.calls) next_.push_back(std::move(call));
   }
   static std::vector<ShardId> ShardsOf(const Actions::Call& call) {
     const auto& shards = std::get<v1::ReadDigestsRequest>(call.request).shards();
@@ -163,6 +185,7 @@ class CoreSyncTest : public testing::Test {
     response.set_incarnation(1);
     response.mutable_received()->Resize(3, 0);
     for (const ShardId shard : shards) {
+      response.add_expired_hashes(0);
       v1::SetDigest& digest = *response.add_digests();
       digest.set_shard(shard);
       digest.set_count(count);
@@ -171,18 +194,34 @@ class CoreSyncTest : public testing::Test {
   }
 
   static constexpr uint32_t kShards = 20;
+  static constexpr WallUs kWallUs = 1'700'000'000'000'000;
   NoDigests digests_;
   router::Placement placement_;
   CoreOptions options_;
   Instant now_ = 0;
+  std::vector<Actions::Call> next_;
   std::unique_ptr<Core> core_;
 };
 
-TEST_F(CoreSyncTest, WhoWasAwayForLongerThanLogsReachBackPullsRowsToo) {
-  core_->NeedRows();
-  const auto calls = Tick();
-  ASSERT_EQ(calls.size(), 1u);
-  EXPECT_TRUE(std::holds_alternative<v1::ReadTakenRequest>(calls[0].request));
+// Equal logs are not enough: what was acknowledged meanwhile may have been expired since.
+TEST_F(CoreSyncTest, WhoWasAwayForLongerThanLogsReachBackPullsRowsAndWhatWasExpired) {
+  for (const WallS away_s : {WallS{3'600}, options_.retention_s}) {
+    Start(kWallUs / 1'000'000 - away_s);
+    Tick();
+    const auto calls = Tick();
+    ASSERT_EQ(calls.size(), 1u);
+    End(calls[0].id, absl::OkStatus(), DigestsOf(ShardsOf(calls[0]), 0));
+    const auto more = Tick();
+    ASSERT_EQ(more.size(), 1u);
+    EXPECT_TRUE(std::holds_alternative<v1::ReadDigestsRequest>(more[0].request));
+    if (away_s < options_.retention_s) continue;  // it goes on with the next shards
+    v1::ReadDigestsResponse hours;
+    hours.set_incarnation(1);
+    End(more[0].id, absl::OkStatus(), hours);
+    const auto rows = Tick();
+    ASSERT_EQ(rows.size(), 1u);
+    EXPECT_TRUE(std::holds_alternative<v1::ReadRowsRequest>(rows[0].request));
+  }
 }
 
 TEST_F(CoreSyncTest, AShardWhosePullFailsIsPulledAloneAfterTheOthers) {

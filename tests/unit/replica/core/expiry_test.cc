@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// How a node decides what retention expires, and what of a peer's decision it adopts. Nodes 0 (this
+// one), 1 and 2, full replicas of one shard, with a write quorum of 2.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <map>
+#include <memory>
+
+#include "absl/strings/str_cat.h"
+#include "replica/core/core.h"
+
+namespace allezon::replica {
+namespace {
+
+constexpr WallUs kSecondUs = 1'000'000;
+constexpr WallS kStartS = 1'700'000'000;
+constexpr WallS kRetentionS = 86'400;
+constexpr WallS kMarginS = 3'600;
+constexpr int64_t kMinute = 100;
+
+class NothingExpired final : public DigestSource {
+ public:
+  Digest ShardDigest(ShardId) const override { return {}; }
+  Digest HourDigest(ShardId, int64_t) const override { return {}; }
+  Digest MinuteDigest(ShardId, int64_t) const override { return {}; }
+  uint32_t ExpiredThroughS(ShardId, int64_t) const override { return 0; }
+  uint64_t ExpiredHash(ShardId) const override { return 0; }
+  uint32_t NewestAcceptedS(ShardId, int64_t) const override { return 0; }
+  uint64_t ExpiredKeyed(ShardId) const override { return 0; }
+};
+
+class ExpiryTest : public testing::Test {
+ protected:
+  ExpiryTest() {
+    std::vector<router::Instance> instances;
+    for (int i = 0; i < 3; ++i) {
+      instances.push_back({absl::StrCat("n", i), absl::StrCat("h:", i + 1), ""});
+    }
+    placement_ = *router::MakePlacement(std::move(instances), 1, 3);
+    options_.write_quorum = 2;
+    core_ = std::make_unique<Core>(options_, placement_, digests_, std::vector<bool>{true}, 0, 0);
+  }
+
+  // Both peers answer polls, and have nothing that is not here.
+  void Run(int ticks) {
+    for (int i = 0; i < ticks; ++i) {
+      now_ += kTickUs;
+      Actions actions;
+      core_->Tick(now_, kStartS * kSecondUs + now_ + skew_us_[0], actions);
+      while (!actions.empty()) actions = Answer(std::move(actions));
+    }
+  }
+  void RunUntilServing() {
+    for (int i = 0; i < 500 && !core_->ServesAll(now_); ++i) Run(1);
+    ASSERT_TRUE(core_->ServesAll(now_));
+  }
+
+  Actions Answer(Actions actions) {
+    Actions next;
+    for (Actions::Call& call : actions.calls) {
+      core_->CallEnded(call.id, absl::OkStatus(), AnswerOf(call), now_, next);
+    }
+    for (Actions::Storage& storage : actions.storage) {
+      if (auto* expire = std::get_if<ExpireRanges>(&storage.request)) {
+        expired_.insert(expired_.end(), expire->ranges.begin(), expire->ranges.end());
+      }
+      core_->StorageEnded(storage.id, absl::OkStatus(), "", now_, next);
+    }
+    return next;
+  }
+  PeerResponse AnswerOf(const Actions::Call& call) {
+    if (std::holds_alternative<v1::PollRequest>(call.request)) {
+      v1::PollResponse answer;
+      answer.set_incarnation(1);
+      answer.set_lane_session(1);
+      answer.set_wall_us(kStartS * kSecondUs + now_ + skew_us_[call.peer]);
+      answer.set_expired_version(version_);
+      answer.mutable_received()->Resize(3, 0);
+      return answer;
+    }
+    if (std::holds_alternative<v1::ReadNewestRequest>(call.request)) {
+      asked_.push_back(call.peer);
+      v1::ReadNewestResponse answer;
+      answer.add_newest_accepted_s(newest_s_);
+      return answer;
+    }
+    if (std::holds_alternative<v1::ReadExpiredRequest>(call.request)) {
+      v1::ReadExpiredResponse answer;
+      if (told_.through_s() != 0) *answer.add_ranges() = told_;
+      return answer;
+    }
+    if (std::holds_alternative<v1::ReadRowsRequest>(call.request)) return v1::ReadRowsResponse();
+    v1::ReadDigestsResponse answer;
+    answer.set_incarnation(1);
+    answer.mutable_received()->Resize(3, 0);
+    answer.add_expired_hashes(0);
+    return answer;
+  }
+
+  void Expire(uint32_t newest_accepted_s) {
+    Actions actions;
+    core_->Expire({{{0, kMinute}, newest_accepted_s}}, now_, actions);
+    while (!actions.empty()) actions = Answer(std::move(actions));
+  }
+  // What a peer says that it has expired.
+  void Tell(uint32_t through_s) {
+    told_.set_shard(0);
+    told_.set_from_minute(kMinute);
+    told_.set_to_minute(kMinute + 1);
+    told_.set_through_s(through_s);
+    told_.set_expired_at_s(static_cast<uint32_t>(kStartS));
+    ++version_;
+    Run(100);
+  }
+
+  NothingExpired digests_;
+  CoreOptions options_;
+  router::Placement placement_;
+  std::unique_ptr<Core> core_;
+  Instant now_ = 0;
+  WallUs skew_us_[3] = {};
+  uint32_t newest_s_ = 0;
+  uint64_t version_ = 1;
+  v1::ExpiredRange told_;
+  std::vector<uint32_t> asked_;
+  std::vector<v1::ExpiredRange> expired_;
+};
+
+constexpr auto kOld = static_cast<uint32_t>(kStartS - kRetentionS - kMarginS - 60);
+
+TEST_F(ExpiryTest, WhatIsOldHereAndAtEnoughOthersIsExpired) {
+  RunUntilServing();
+  newest_s_ = kOld + 10;
+  Expire(kOld);
+  EXPECT_EQ(asked_.size(), 1u) << "with this one that is a read quorum";
+  ASSERT_EQ(expired_.size(), 1u);
+  EXPECT_EQ(expired_[0].from_minute(), kMinute);
+  EXPECT_EQ(expired_[0].to_minute(), kMinute + 1);
+  EXPECT_GE(expired_[0].through_s(), kOld + 10);
+  EXPECT_LE(WallS{expired_[0].through_s()}, kStartS - kRetentionS);
+  EXPECT_GE(WallS{expired_[0].expired_at_s()}, kStartS);
+}
+
+TEST_F(ExpiryTest, WhatAnotherOneAcceptedLaterStays) {
+  RunUntilServing();
+  newest_s_ = static_cast<uint32_t>(kStartS - kRetentionS);
+  Expire(kOld);
+  EXPECT_TRUE(expired_.empty());
+}
+
+TEST_F(ExpiryTest, WhereTheOtherOneIsNotWholeItsWordDoesNotCount) {
+  RunUntilServing();
+  newest_s_ = UINT32_MAX;
+  Expire(kOld);
+  EXPECT_TRUE(expired_.empty());
+}
+
+TEST_F(ExpiryTest, WhoMayLackSomethingDecidesNothing) {
+  Run(1);
+  ASSERT_FALSE(core_->ServesAll(now_));
+  Expire(kOld);
+  EXPECT_TRUE(asked_.empty());
+  EXPECT_TRUE(expired_.empty());
+}
+
+TEST_F(ExpiryTest, NoClockThatIsWrongMakesAnythingGoEarly) {
+  for (int liar = 0; liar < 3; ++liar) {
+    skew_us_[liar] = 30 * kRetentionS * kSecondUs;
+    RunUntilServing();
+    Expire(static_cast<uint32_t>(kStartS - kRetentionS));
+    EXPECT_TRUE(expired_.empty()) << liar;
+    skew_us_[liar] = 0;
+    Run(100);
+  }
+}
+
+TEST_F(ExpiryTest, WhatAPeerHasExpiredIsAdopted) {
+  RunUntilServing();
+  Run(100);
+  Tell(kOld);
+  ASSERT_FALSE(expired_.empty());
+  EXPECT_EQ(expired_[0].through_s(), kOld);
+}
+
+TEST_F(ExpiryTest, ButNotWhatTheClocksFindTooYoung) {
+  RunUntilServing();
+  Tell(static_cast<uint32_t>(kStartS - kRetentionS + 3'600));
+  EXPECT_TRUE(expired_.empty());
+}
+
+}  // namespace
+}  // namespace allezon::replica
