@@ -55,7 +55,10 @@ class Cluster:
     port        of the first gateway, the others follow; 0: kept, or any free ones
     extra_args  more flags: by service ("gateways", "profile", "aggregate") or by id ("p1")
     env         more environment variables for every process
+    envs        and for one process, by its id, from its next start on
     hosts       the address of a process by its id, where it is not `host`
+    fronts      the host:port by which the others reach a node, by its id, where that is not the
+                one that it listens on: of a proxy
     prefixes    what is put before the argv of a process, by its id: a command that becomes the
                 process, such as nsenter, so that pid and command line are the process's own
     note        called with a line of text when there is something to tell
@@ -64,7 +67,9 @@ class Cluster:
     def __init__(self, folder, bin_dir, settings: Settings, *, port: int = 0,
                  host: str = "127.0.0.1", extra_args: Optional[dict[str, Sequence[str]]] = None,
                  env: Optional[dict[str, str]] = None, log_level: str = "info",
+                 envs: Optional[dict[str, dict[str, str]]] = None,
                  hosts: Optional[dict[str, str]] = None,
+                 fronts: Optional[dict[str, str]] = None,
                  prefixes: Optional[dict[str, Sequence[str]]] = None,
                  note: Callable[[str], None] = lambda line: None):
         self.folder = pathlib.Path(folder).resolve()
@@ -73,7 +78,9 @@ class Cluster:
         self.host = host
         self.extra_args = extra_args or {}
         self.env = env or {}
+        self.envs = envs or {}
         self.hosts = hosts or {}
+        self.fronts = fronts or {}
         self.prefixes = prefixes or {}
         self.log_level = log_level
         self.note = note
@@ -280,7 +287,8 @@ class Cluster:
 
     def _make_entries(self) -> dict[str, list[dict]]:
         ports, settings = self.settings.ports, self.settings
-        lists = {service: ",".join(f"{id_}={self._address(id_)}" for id_ in settings.ids(service))
+        lists = {service: ",".join(f"{id_}={self.fronts.get(id_) or self._address(id_)}"
+                                   for id_ in settings.ids(service))
                  for service in ("profile", "aggregate")}
         shape = [f"--shards={settings.shards}", f"--rf={settings.rf}",
                  f"--write_quorum={settings.write_quorum}", f"--log_level={self.log_level}"]
@@ -334,8 +342,10 @@ class Cluster:
             # A session of its own: a Ctrl-C in the terminal reaches the supervisor only, which then
             # stops the processes in their order.
             child = subprocess.Popen([*entry.get("prefix", ()), *entry["argv"]], cwd=entry["cwd"],
-                                     env={**os.environ, **self.env}, stdin=subprocess.DEVNULL,
-                                     stdout=log, stderr=log, start_new_session=True)
+                                     env={**os.environ, **self.env,
+                                          **self.envs.get(entry["id"], {})},
+                                     stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                     start_new_session=True)
         self._children[entry["id"]] = child
         entry["pid"] = child.pid
 

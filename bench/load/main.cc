@@ -57,6 +57,9 @@ ABSL_FLAG(double, profile_lag_s, 10,
           "profiles are asked about tags that were answered at least so long ago");
 ABSL_FLAG(double, aggregate_lag_s, 60,
           "aggregates are asked about minutes whose tags were all answered at least so long ago");
+ABSL_FLAG(double, retention_s, 86'400,
+          "of the platform: an aggregate query may be refused with 400 where one of its minutes is "
+          "so much older than the newest tag, and its tags were answered so long ago");
 ABSL_FLAG(bool, final_check, false,
           "at the end, wait for the lags, then check the profiles of all cookies (at most 20,000) "
           "and the totals of all minutes that are kept");
@@ -169,6 +172,7 @@ RunOptions RunFlags(Usage* usage) {
   options.retry_for_ns = seconds("retry_for_s", absl::GetFlag(FLAGS_retry_for_s));
   options.profile_lag_ns = seconds("profile_lag_s", absl::GetFlag(FLAGS_profile_lag_s));
   options.aggregate_lag_ns = seconds("aggregate_lag_s", absl::GetFlag(FLAGS_aggregate_lag_s));
+  options.retention_ns = seconds("retention_s", absl::GetFlag(FLAGS_retention_s));
   usage->InRange("timeout_ms", absl::GetFlag(FLAGS_timeout_ms), 1, 3'600'000);
   usage->InRange("aggregate_timeout_ms", absl::GetFlag(FLAGS_aggregate_timeout_ms), 1, 3'600'000);
   options.timeout_ns = Ns(absl::GetFlag(FLAGS_timeout_ms) / 1000.0);

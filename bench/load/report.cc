@@ -49,6 +49,7 @@ void AppendKind(Kind kind, const KindStats& stats, std::string* out) {
     if (stats.within_bounds > 0) {
       *out += ", " + std::to_string(stats.within_bounds) + " within bounds of uncertain writes";
     }
+    if (stats.expired > 0) *out += ", " + std::to_string(stats.expired) + " expired";
     if (stats.not_asked > 0) *out += ", " + std::to_string(stats.not_asked) + " not yet askable";
   }
   *out += "\n";
@@ -129,6 +130,7 @@ void AppendKindJson(Kind kind, const KindStats& stats, JsonObject* parent, std::
     if (kind != Kind::kTags) {
       object.Add("right", stats.right);
       object.Add("within_bounds", stats.within_bounds);
+      object.Add("expired", stats.expired);
       object.Add("wrong", stats.wrong);
       object.Add("not_asked", stats.not_asked);
     }

@@ -31,6 +31,7 @@ struct KindStats {
   uint64_t right = 0;
   uint64_t within_bounds = 0;  // uncertain writes are in it, and it agrees with all that is certain
   uint64_t wrong = 0;
+  uint64_t expired = 0;      // refused, since retention may have expired what was asked for
   uint64_t not_asked = 0;    // nothing was old enough to be asked for
   LatencyHistogram latency;  // of all that ended, from the time it was scheduled
 };

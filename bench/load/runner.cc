@@ -37,7 +37,7 @@ double CpuSeconds() {
 Runner::Runner(const RunOptions& options, const TagStream& stream, std::vector<Target> targets)
     : options_(options),
       stream_(stream),
-      oracle_(stream, std::max(options.profile_lag_ns, options.aggregate_lag_ns)),
+      oracle_(stream, std::max({options.profile_lag_ns, options.aggregate_lag_ns, ExpiryLagNs()})),
       queries_(stream, oracle_, stream.options().seed),
       checker_(stream, oracle_),
       client_(std::move(targets), options.connections, this) {}

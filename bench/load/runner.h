@@ -38,6 +38,7 @@ struct RunOptions {
   uint64_t aggregate_every = 1000;
   int64_t profile_lag_ns = 0;
   int64_t aggregate_lag_ns = 0;
+  int64_t retention_ns = 0;  // of the platform
   bool final_check = false;
   bool progress = true;  // a line a second on stderr
 };
@@ -101,6 +102,11 @@ class Runner : private ResponseHandler {
   void Release(uint32_t token);
   void Judge(const Verdict& verdict, const QueryRequest& request, Kind kind);
   int64_t TimeoutNs(Kind kind) const;
+  // For how long the tags of a minute must have been answered before it may be expired: less than
+  // the retention, which goes by when the first attempt was stored.
+  int64_t ExpiryLagNs() const;
+  // Whether retention may have expired a minute that the query asks for.
+  bool MayBeExpired(const AggregateQuery& query, int64_t now_ns) const;
 
   const RunOptions options_;
   const TagStream& stream_;

@@ -6,11 +6,13 @@
 #include <vector>
 
 #include "bench/load/runner.h"
+#include "bench/load/text.h"
 
 namespace allezon::load {
 namespace {
 
 constexpr int64_t kNsPerUs = 1000;
+constexpr int64_t kNsPerMs = 1000 * kNsPerUs;
 constexpr int64_t kPauseFirstNs = 20'000'000;
 constexpr int64_t kPauseMaxNs = 500'000'000;
 constexpr size_t kDetailBytesMax = 400;
@@ -37,6 +39,12 @@ std::string_view FailureName(Failure failure) {
 void Runner::OnResponse(uint32_t token, const Response& response, int64_t now_ns) {
   Pending& pending = pending_[token];
   const int expected = pending.kind == Kind::kTags && options_.batch == 1 ? 204 : 200;
+  if (response.status == 400 && pending.kind == Kind::kAggregate &&
+      MayBeExpired(*pending.aggregate, now_ns)) {
+    ++report_->of(pending.kind).expired;
+    EndAnswered(token, now_ns);
+    return;
+  }
   if (response.status != expected) {
     AttemptFailed(token, "status " + std::to_string(response.status), response.body,
                   MayRetry(response.status), now_ns);
@@ -157,6 +165,23 @@ void Runner::Release(uint32_t token) {
   pending.profile.reset();
   pending.aggregate.reset();
   free_.push_back(token);
+}
+
+int64_t Runner::ExpiryLagNs() const {
+  const int64_t attempts_ns =
+      options_.timeout_ns + (options_.retry ? options_.retry_for_ns : int64_t{0});
+  return std::max<int64_t>(options_.retention_ns - attempts_ns, 0);
+}
+
+bool Runner::MayBeExpired(const AggregateQuery& query, int64_t now_ns) const {
+  if (query.rows.empty() || oracle_.sent() == 0) return false;
+  const uint64_t settled = oracle_.SettledBefore(now_ns, ExpiryLagNs());
+  const int64_t newest_ms = stream_.EarliestMs(oracle_.sent() - 1) + stream_.options().jitter_ms;
+  // Whole minutes by their own time; by that of the answers also the one of which only some tags
+  // are settled, as those of some shards.
+  const int64_t end = std::min(stream_.EarliestMs(settled) / kMsPerMinute + 1,
+                               (newest_ms - options_.retention_ns / kNsPerMs) / kMsPerMinute);
+  return query.rows.front().minute < end;
 }
 
 void Runner::Judge(const Verdict& verdict, const QueryRequest& request, Kind kind) {

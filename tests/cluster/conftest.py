@@ -64,10 +64,20 @@ def module_cluster(request):
 
 @pytest.fixture
 def fresh_cluster(request):
+    yield from _factory(lambda: request.node.stash.get(FAILED, False))
+
+
+@pytest.fixture(scope="module")
+def module_cluster_of(request):
+    """As fresh_cluster, for all tests of a file."""
+    yield from _factory(lambda: request.session.stash.get(FAILED, False))
+
+
+def _factory(failed):
     started = []
 
     def start(**options):
-        run = _run(options, lambda: request.node.stash.get(FAILED, False))
+        run = _run(options, failed)
         running = next(run)
         started.append(run)
         return running

@@ -32,6 +32,11 @@ def messages(name):
     return importlib.import_module(f"allezon.v1.{name}_pb2")
 
 
+def identity(id_, cluster="allezon"):
+    """The allezon.v1.NodeIdentity of the node with this id: whom an inner call is for."""
+    return messages("identity").NodeIdentity(cluster=cluster, service={"p": "profile", "a": "aggregate"}[id_[0]], instance=id_)
+
+
 def health_messages():
     # Not under the package grpc, which is the library's own.
     folder = pathlib.Path(_compiled().name) / "grpc/health/v1"

@@ -16,6 +16,7 @@ import subprocess
 CLONE_NEWNET = 0x40000000
 HUB = "hub"
 SUBNET = "10.77.0"
+HUB_ADDRESS = f"{SUBNET}.1"
 FIRST_HOST = 11
 
 
@@ -108,7 +109,7 @@ class Network:
         run("ip", "netns", "add", hub)
         run("ip", "-n", hub, "link", "set", "lo", "up")
         run("ip", "-n", hub, "link", "add", "bridge", "type", "bridge", "stp_state", "0", "forward_delay", "0")
-        run("ip", "-n", hub, "address", "add", f"{SUBNET}.1/24", "dev", "bridge")
+        run("ip", "-n", hub, "address", "add", f"{HUB_ADDRESS}/24", "dev", "bridge")
         run("ip", "-n", hub, "link", "set", "bridge", "up")
         for id_, host in self.hosts.items():
             name = self._name(id_)

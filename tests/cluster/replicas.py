@@ -15,6 +15,7 @@ class Replica:
 
     def __init__(self, cluster, id_):
         self.address = cluster.entry(id_)["grpc"]
+        self.to = grpc_api.identity(id_)
         self.shards = cluster.settings.shards
         self._version = None
 
@@ -24,7 +25,7 @@ class Replica:
         answer = self._call(
             "allezon.v1.ProfileReplicaService/ReadProfile", replica_pb2.ReadProfileResponse,
             lambda version: replica_pb2.ReadProfileRequest(
-                placement_version=version, cookie=cookie, shard=xxhash.xxh3_64_intdigest(cookie) % self.shards,
+                to=self.to, placement_version=version, cookie=cookie, shard=xxhash.xxh3_64_intdigest(cookie) % self.shards,
                 from_ms=0, to_ms=2**52, limit=200, for_quorum=for_quorum))
         return {name: [tag_pb2.Tag.FromString(tag) for tag in tags_of(getattr(answer, name))] for name in ("views", "buys")}
 
@@ -34,7 +35,7 @@ class Replica:
         answer = self._call(
             "allezon.v1.AggregateReplicaService/ScanMinutes", replica_pb2.ScanMinutesResponse,
             lambda version: replica_pb2.ScanMinutesRequest(
-                placement_version=version, shards=range(self.shards), from_minute=start_ms // MINUTE_MS,
+                to=self.to, placement_version=version, shards=range(self.shards), from_minute=start_ms // MINUTE_MS,
                 to_minute=start_ms // MINUTE_MS + minutes, action=action, for_quorum=for_quorum, **filters))
         return [(total.count, total.sum_price) for total in answer.minutes]
 

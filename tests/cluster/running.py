@@ -14,6 +14,7 @@ import urllib.request
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "local"))
 import grpc_api  # noqa: E402
+import shifted_clock  # noqa: E402
 from cluster import Cluster  # noqa: E402
 from entries import describe_exit  # noqa: E402
 from settings import make_settings  # noqa: E402
@@ -37,12 +38,14 @@ class RunningCluster(Cluster):
     """A Cluster (local/cluster.py) on free ports, watched so that nothing survives its test."""
 
     def __init__(self, folder, *, gateways=1, profiles=3, aggregates=3, rf=None, write_quorum=None,
-                 extra_args=None, env=None, log_level="info", hosts=None, prefixes=None):
+                 extra_args=None, env=None, log_level="info", hosts=None, prefixes=None, proxies=None):
         settings = make_settings(folder, gateways=gateways, profiles=profiles,
                                  aggregates=aggregates, rf=rf,
                                  write_quorum=write_quorum)
         super().__init__(folder, BIN_DIR, settings, extra_args=extra_args, env=env,
-                         log_level=log_level, hosts=hosts, prefixes=prefixes, note=print)
+                         log_level=log_level, hosts=hosts, prefixes=prefixes, fronts=proxies and proxies.fronts,
+                         note=print)
+        self.proxies = proxies
         self._reaper = None
         self._ended = {}  # those that a test ended, and how
 
@@ -54,6 +57,9 @@ class RunningCluster(Cluster):
             [sys.executable, str(pathlib.Path(__file__).with_name("reaper.py")), str(self.folder)],
             stdin=subprocess.PIPE, start_new_session=True)
         self.start()
+        if self.proxies is not None:
+            for id_ in self.proxies.fronts:
+                self.proxies.aim(id_, self.entry(id_)["grpc"])
         self.wait_ready()
         self.wait_serving()
 
@@ -177,6 +183,12 @@ class RunningCluster(Cluster):
         """kill -9, an empty disk, and a start."""
         self.kill(id_)
         self.wipe(id_)
+        self.restart(id_)
+
+    def restart_by_clock(self, id_, shift_s):
+        """Starts a process that has ended again, with a wall clock that is ahead by so much, behind below 0, or right
+        again at 0."""
+        self.envs[id_] = shifted_clock.environment(shift_s)
         self.restart(id_)
 
     def assert_all_running(self):
