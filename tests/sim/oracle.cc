@@ -109,6 +109,9 @@ bool Oracle::Holds(const Acknowledgement& acknowledgement, const SimStore& store
 
 void Oracle::Stored(int node, const EventRef& event, const SimStore& store) {
   const uint32_t index = IndexOf(event);
+  if (index < tags_.size()) {
+    tags_[index].lowest_s = std::min(tags_[index].lowest_s, event->accepted_s);
+  }
   const bool asked = index < tags_.size() && tags_[index].event->id == event->id &&
                      tags_[index].event->shard == event->shard &&
                      tags_[index].event->time_ms == event->time_ms &&
@@ -380,7 +383,7 @@ void Oracle::CheckMinute(const Cluster& cluster, int64_t minute) {
     const ShardId shard = tag.event->shard;
     if (stores[shard]->Has(index)) continue;
     for (const Decision& decision : decisions_[{shard, minute}]) {
-      if (decision.through_s < tag.accepted_s) continue;
+      if (decision.through_s < std::min(tag.accepted_s, tag.lowest_s)) continue;
       if (!gone_at || decision.time_us > *gone_at) {
         gone_at = decision.time_us;
         gone = index;

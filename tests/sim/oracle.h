@@ -112,6 +112,8 @@ class Oracle {
     // Of what was acknowledged: when the last client of it began to ask, and the stamp then.
     Time accepted_us = -1;
     uint32_t accepted_s = 0;
+    // The earliest stamp that any disk has stored it with: a client's tries may differ in it.
+    uint32_t lowest_s = UINT32_MAX;
     uint32_t was_on = 0;  // joined disks that had it when they were wiped, as bits
   };
   struct Acknowledgement {
