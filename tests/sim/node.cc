@@ -200,7 +200,8 @@ void SimNode::OnWrite(const std::vector<EventRef>& asked, Time deadline_in, Writ
     events.push_back(std::move(stored));
   }
   Actions actions;
-  const absl::Status taken = core_->Write(id, events, Clock() + deadline_in, Clock(), actions);
+  const replica::Instant deadline = Clock() + deadline_in;
+  const absl::Status taken = core_->Write(id, events, deadline, Clock(), actions);
   for (const EventRef& event : events) {
     world_.Note(taken.ok() ? "coordinates" : "declines", index_, -1, event->shard, IndexOf(event),
                 event->accepted_s);
@@ -213,7 +214,7 @@ void SimNode::OnWrite(const std::vector<EventRef>& asked, Time deadline_in, Writ
     cluster_.oracle.Accepted(index_, asked[i], events[i], disk_.store());
   }
   events_pending_ += events.size();
-  writes_.emplace(id, PendingWrite{asked, events, world_.now(), std::move(reply)});
+  writes_.emplace(id, PendingWrite{asked, events, world_.now(), deadline, std::move(reply)});
   SimDisk::Commit commit;
   commit.events = std::move(events);
   commit.done = [this, process = process_, id](const absl::Status& status, const auto&) {
@@ -237,6 +238,12 @@ void SimNode::Answer(const replica::WriteOutcome& outcome) {
   events_pending_ -= write.events.size();
   std::vector<absl::Status> statuses = outcome.failures;
   statuses.resize(write.events.size());
+  // Joining and retention go by how long a decision may take. Where an event failed, that may have
+  // been the deadline's doing, and the others had their quorum before.
+  if (outcome.failures.empty() && Clock() >= write.deadline) {
+    world_.Violate(absl::StrCat("node ", index_, " acknowledges a write after its deadline"),
+                   write.events.front()->shard, IndexOf(write.events.front()));
+  }
   for (size_t i = 0; i < statuses.size(); ++i) {
     const EventRef& event = write.events[i];
     if (statuses[i].ok()) {
@@ -437,6 +444,7 @@ Holdings SimNode::Held(const v1::ReadDigestsRequest& asked) const {
     for (const auto& [start, minute] : disk_.store().minutes(shard)) {
       for (const auto& [id, event] : minute.events) held.log.push_back(event);
     }
+    if (disk_.store().expired(shard).ranges().empty()) continue;
     for (const auto& [key, event] : disk_.store().rows(shard)) {
       // A disk that has just got the row may not have the record yet.
       const int64_t minute = router::MinuteOf(event->time_ms);

@@ -84,6 +84,7 @@ class SimNode {
     std::vector<EventRef> asked;
     std::vector<EventRef> events;  // what is stored for them
     Time begun = 0;
+    replica::Instant deadline = 0;
     WriteReply reply;
   };
 
