@@ -58,8 +58,8 @@ void Freshness::Polled(uint32_t index, const v1::PollResponse& response, Instant
   if (response.incarnation() != peer.incarnation || response.lane_session() != peer.lane_session) {
     peer.incarnation = response.incarnation();
     peer.lane_session = response.lane_session();
+    // What it vouched for before was before the session: it stays so.
     peer.session_began = now;
-    peer.vouched = kNever;
   }
   peer.polled = sent;
   peer.vouched = std::max(peer.vouched, sent - static_cast<Instant>(response.owed_age_us()));
