@@ -49,8 +49,7 @@ class AggregateViewTest : public testing::Test {
   void Crash() {
     // A copy taken while everything is open.
     const std::string copy = folder_.path() + "/copy";
-    std::filesystem::remove_all(copy);
-    std::filesystem::copy(folder_.path() + "/data", copy, std::filesystem::copy_options::recursive);
+    replica::CopyAsOfACrash(folder_.path() + "/data", copy);
     store_.reset();
     view_.reset();
     std::filesystem::remove_all(folder_.path() + "/data");

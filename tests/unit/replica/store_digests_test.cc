@@ -3,7 +3,6 @@
 // Digests over crashes and restarts: whatever was saved of them, a start finds those of the log.
 #include <gmock/gmock.h>
 
-#include <filesystem>
 #include <map>
 
 #include "replica/log_format.h"
@@ -33,7 +32,7 @@ class StoreDigestsTest : public testing::Test {
   // Goes on from what is on the disk at this moment.
   void Crash() {
     const std::string copy = path_ + "'";
-    std::filesystem::copy(path_, copy, std::filesystem::copy_options::recursive);
+    CopyAsOfACrash(path_, copy);
     path_ = copy;
     Open();
   }

@@ -39,6 +39,30 @@ class TempFolder {
   std::string path_;
 };
 
+// What a crash would leave of a RocksDB folder that is in use. Its background work goes on while
+// files are copied, so all is copied again until nothing came, went or grew meanwhile.
+inline void CopyAsOfACrash(const std::string& from, const std::string& to) {
+  namespace fs = std::filesystem;
+  constexpr int kTriesMax = 100;
+  const auto list = [&](std::error_code& error) {
+    std::map<std::string, uintmax_t> sizes;
+    for (fs::directory_iterator at(from, error), end; !error && at != end; at.increment(error)) {
+      const std::string name = at->path().filename();
+      if (name.starts_with("LOG")) continue;  // what RocksDB tells of itself
+      sizes[name] = at->file_size(error);
+    }
+    return sizes;
+  };
+  for (int i = 0; i < kTriesMax; ++i) {
+    fs::remove_all(to);
+    std::error_code error;
+    const auto before = list(error);
+    if (!error) fs::copy(from, to, error);
+    if (!error && list(error) == before && !error) return;
+  }
+  ADD_FAILURE() << from << " does not come to rest";
+}
+
 // What the thread of a committer does from time to time, until nothing is left to do.
 inline void MaintainAll(Store& store) {
   while (store.Maintain()) {
