@@ -155,6 +155,11 @@ absl::Status Core::KeepAdoptable(const SyncSession& session, Instant now,
     if (session.has_rows_of(shard)) {
       status = absl::UnavailableError(absl::StrCat(
           "too few clocks agree that what a peer expired of shard ", shard, " is old enough"));
+    } else if (session.is_bringing(shard)) {
+      // So long a session that what it was to bring was expired meanwhile, and its rows were not
+      // asked for: the next one will.
+      status = absl::UnavailableError(
+          absl::StrCat("a peer has expired of shard ", shard, " what was to be pulled"));
     }
     return true;
   });

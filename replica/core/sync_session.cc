@@ -85,6 +85,11 @@ SyncSession::Next SyncSession::Stored(std::string missing) {
 
 std::vector<ShardId> SyncSession::TakePulled() { return std::exchange(pulled_, {}); }
 
+bool SyncSession::is_bringing(ShardId shard) const {
+  return std::find(shards_.begin(), shards_.end(), shard) != shards_.end() ||
+         std::find(unconfirmed_.begin(), unconfirmed_.end(), shard) != unconfirmed_.end();
+}
+
 uint64_t SyncSession::TakeBytes() { return std::exchange(bytes_, 0); }
 
 // --- what retention expired ---

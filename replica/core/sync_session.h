@@ -67,6 +67,8 @@ class SyncSession {
   // Of answers since the last call.
   uint64_t TakeBytes();
   bool has_rows_of(ShardId shard) const { return scope_.with_rows.contains(shard); }
+  // Whether its log was found to differ, and is not known to be here yet.
+  bool is_bringing(ShardId shard) const;
   bool only_expired() const { return scope_.only_expired; }
 
  private:

@@ -7,6 +7,7 @@
 
 #include <map>
 #include <memory>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "replica/core/core.h"
@@ -40,7 +41,11 @@ class ExpiryTest : public testing::Test {
     }
     placement_ = *router::MakePlacement(std::move(instances), 1, 3);
     options_.write_quorum = 2;
-    core_ = std::make_unique<Core>(options_, placement_, digests_, std::vector<bool>{true}, 0, 0);
+    Start(0);
+  }
+  void Start(WallS complete_s) {
+    core_ = std::make_unique<Core>(options_, placement_, digests_, std::vector<bool>{true},
+                                   complete_s, now_);
   }
 
   // Both peers answer polls, and have nothing that is not here.
@@ -60,6 +65,11 @@ class ExpiryTest : public testing::Test {
   Actions Answer(Actions actions) {
     Actions next;
     for (Actions::Call& call : actions.calls) {
+      const auto* digests = std::get_if<v1::ReadDigestsRequest>(&call.request);
+      if (holds_hours_ && digests != nullptr && digests->level() == v1::DIGEST_LEVEL_HOUR) {
+        held_.calls.push_back(std::move(call));
+        continue;
+      }
       core_->CallEnded(call.id, absl::OkStatus(), AnswerOf(call), now_, next);
     }
     for (Actions::Storage& storage : actions.storage) {
@@ -91,11 +101,17 @@ class ExpiryTest : public testing::Test {
       if (told_.through_s() != 0) *answer.add_ranges() = told_;
       return answer;
     }
-    if (std::holds_alternative<v1::ReadRowsRequest>(call.request)) return v1::ReadRowsResponse();
+    if (std::holds_alternative<v1::ReadRowsRequest>(call.request)) {
+      ++rows_asked_;
+      return v1::ReadRowsResponse();
+    }
     v1::ReadDigestsResponse answer;
     answer.set_incarnation(1);
     answer.mutable_received()->Resize(3, 0);
-    answer.add_expired_hashes(0);
+    if (std::get<v1::ReadDigestsRequest>(call.request).level() == v1::DIGEST_LEVEL_SHARD) {
+      answer.add_expired_hashes(differs_ ? 1 : 0);
+      if (differs_) answer.add_digests()->set_count(1);
+    }
     return answer;
   }
 
@@ -126,6 +142,10 @@ class ExpiryTest : public testing::Test {
   v1::ExpiredRange told_;
   std::vector<uint32_t> asked_;
   std::vector<v1::ExpiredRange> expired_;
+  bool differs_ = false;      // the peers' logs do
+  bool holds_hours_ = false;  // no answer about hours comes
+  Actions held_;
+  int rows_asked_ = 0;
 };
 
 constexpr auto kOld = static_cast<uint32_t>(kStartS - kRetentionS - kMarginS - 60);
@@ -188,6 +208,28 @@ TEST_F(ExpiryTest, ButNotWhatTheClocksFindTooYoung) {
   RunUntilServing();
   Tell(static_cast<uint32_t>(kStartS - kRetentionS + 3'600));
   EXPECT_TRUE(expired_.empty());
+}
+
+TEST_F(ExpiryTest, WhatIsExpiredInTheMiddleOfALongSessionIsPulledAsRows) {
+  Start(kStartS - 60);
+  int synced = 0;
+  core_->ObserveSyncs([&](uint32_t, ShardId, Instant) { ++synced; });
+  differs_ = holds_hours_ = true;
+  Run(20);
+  ASSERT_FALSE(held_.calls.empty());
+  // It takes a day, in which the peers expire what was accepted since this node was complete.
+  now_ += (kRetentionS + kMarginS) * kSecondUs;
+  Run(300);
+  told_.set_through_s(static_cast<uint32_t>(kStartS));
+  told_.set_to_minute(kMinute + 1);
+  holds_hours_ = false;
+  Actions next = Answer(std::exchange(held_, {}));
+  EXPECT_EQ(rows_asked_, 0);
+  while (!next.empty() && rows_asked_ == 0) next = Answer(std::move(next));
+  EXPECT_EQ(synced, 0) << "what was expired is neither in the log nor among the rows";
+  Run(100);
+  EXPECT_GT(rows_asked_, 0);
+  EXPECT_GT(synced, 0);
 }
 
 }  // namespace
