@@ -92,6 +92,19 @@ ExpiredMark ExpiredRanges::Find(int64_t minute) const {
   return minute < at->second.to ? at->second.mark : ExpiredMark();
 }
 
+bool ExpiredRanges::Has(int64_t from, int64_t to, const ExpiredMark& mark) const {
+  auto at = ranges_.upper_bound(from);
+  if (at != ranges_.begin()) --at;
+  for (int64_t minute = from; minute < to; ++at) {
+    if (at == ranges_.end() || at->first > minute || at->second.to <= minute) return false;
+    ExpiredMark joined = at->second.mark;
+    joined.Join(mark);
+    if (joined != at->second.mark) return false;
+    minute = at->second.to;
+  }
+  return true;
+}
+
 ExpiredRanges::Map::const_iterator ExpiredRanges::After(std::optional<int64_t> from) const {
   return from ? ranges_.upper_bound(*from) : ranges_.begin();
 }

@@ -37,6 +37,8 @@ class ExpiredRanges {
   void Join(int64_t from, int64_t to, const ExpiredMark& mark);
   // Of the minute; empty where it never was expired.
   ExpiredMark Find(int64_t minute) const;
+  // Whether joining `mark` to [from, to) would change nothing.
+  bool Has(int64_t from, int64_t to, const ExpiredMark& mark) const;
   // The first range that begins after `from`; all where there is none.
   Map::const_iterator After(std::optional<int64_t> from) const;
   // The ranges that touch [from, to): what Join may change or grow together with.

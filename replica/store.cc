@@ -245,6 +245,13 @@ uint32_t Store::ExpiredThroughS(ShardId shard, int64_t minute) const {
   return expired_[shard].Find(minute).through_s;
 }
 
+bool Store::HasExpired(const v1::ExpiredRange& range) const {
+  const ExpiredMark mark{range.through_s(), range.removed_through_s(), range.expired_at_s()};
+  absl::MutexLock lock(&mutex_);
+  return range.shard() < expired_.size() &&
+         expired_[range.shard()].Has(range.from_minute(), range.to_minute(), mark);
+}
+
 uint64_t Store::ExpiredHash(ShardId shard) const {
   absl::MutexLock lock(&mutex_);
   return expired_[shard].hash();

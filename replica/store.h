@@ -155,6 +155,7 @@ class Store final : public LogReader, public DigestSource {
   Digest HourDigest(ShardId shard, int64_t hour) const override;
   Digest MinuteDigest(ShardId shard, int64_t minute) const override;
   uint32_t ExpiredThroughS(ShardId shard, int64_t minute) const override;
+  bool HasExpired(const v1::ExpiredRange& range) const override;
   uint64_t ExpiredHash(ShardId shard) const override;
   uint32_t NewestAcceptedS(ShardId shard, int64_t minute) const override;
   uint64_t ExpiredKeyed(ShardId shard) const override;

@@ -145,6 +145,8 @@ absl::Status Core::KeepAdoptable(const SyncSession& session, Instant now,
   std::erase_if(adopt.ranges, [&](const v1::ExpiredRange& range) {
     const ShardId shard = range.shard();
     if (shard >= holds_.size() || !holds_[shard]) return true;
+    // Peers tell again and again what was expired lately.
+    if (digests_.HasExpired(range)) return true;
     // Whatever is said of its events, that the minutes are gone is so.
     if (range.through_s() == 0) return false;
     const WallS through_s = range.through_s();

@@ -104,6 +104,8 @@ class DigestSource {
   virtual uint32_t NewestAcceptedS(ShardId shard, int64_t minute) const = 0;
   // Up to which acceptance retention has expired the bucket; 0 where it never did.
   virtual uint32_t ExpiredThroughS(ShardId shard, int64_t minute) const = 0;
+  // Whether the records of this node say all that already.
+  virtual bool HasExpired(const v1::ExpiredRange& range) const = 0;
   // Of all that retention has expired of the shard: equal where the records are.
   virtual uint64_t ExpiredHash(ShardId shard) const = 0;
   // Counts the events with idempotency keys that retention has removed of the shard since the

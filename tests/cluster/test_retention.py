@@ -231,3 +231,23 @@ def test_one_wrong_clock_of_a_service_makes_nothing_go_early(fresh_cluster):
         for minute in minutes:
             row, = gateway.aggregates(minute.query().partition("?")[2])["rows"]
             assert (int(row[-2]), int(row[-1])) == minute.total
+
+
+def test_no_node_stops_serving_for_what_its_peers_expire(fresh_cluster):
+    """Peers tell each other all the time what they have expired; only what is new has anything compared again."""
+    retention_s = 8
+    flag = f"--retention_s={retention_s}"
+    cluster = fresh_cluster(extra_args={"profile": [flag], "aggregate": [flag]})
+    gateway = Gateway(cluster.http[0])
+    start_ms, stored = unique_minute(), 0
+    end = time.monotonic() + 3 * retention_s * TIME_SCALE
+    while time.monotonic() < end:
+        # A minute of tag time in each round.
+        tags = [make_tag(ms=start_ms + stored * MINUTE_MS // 50 + i) for i in range(50)]
+        gateway.store_batch(tags, Idempotency_Key=unique("batch"))
+        stored += len(tags)
+        time.sleep(0.3)
+    for id_ in cluster.node_ids():
+        assert 0 < cluster.events(id_) < stored, f"{id_} has expired nothing"
+        said = cluster.log_path(id_).read_text().count("not serving until")
+        assert said == 1, f"{id_} said {said} times that it does not serve"

@@ -261,6 +261,12 @@ uint32_t SimStore::ExpiredThroughS(ShardId shard, int64_t minute) const {
   return ExpiredOf(shard, minute).through_s;
 }
 
+bool SimStore::HasExpired(const v1::ExpiredRange& range) const {
+  return shards_[range.shard()].expired.Has(
+      range.from_minute(), range.to_minute(),
+      {range.through_s(), range.removed_through_s(), range.expired_at_s()});
+}
+
 uint64_t SimStore::ExpiredHash(ShardId shard) const { return shards_[shard].expired.hash(); }
 
 void ReadDigests(const SimStore& store, const v1::ReadDigestsRequest& request,

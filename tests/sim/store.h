@@ -92,6 +92,7 @@ class SimStore : public replica::DigestSource {
   replica::Digest MinuteDigest(ShardId shard, int64_t minute) const override;
   uint32_t NewestAcceptedS(ShardId shard, int64_t minute) const override;
   uint32_t ExpiredThroughS(ShardId shard, int64_t minute) const override;
+  bool HasExpired(const v1::ExpiredRange& range) const override;
   uint64_t ExpiredHash(ShardId shard) const override;
   uint64_t ExpiredKeyed(ShardId shard) const override { return shards_[shard].expired_keyed; }
 

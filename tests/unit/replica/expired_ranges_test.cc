@@ -41,6 +41,7 @@ TEST(ExpiredRanges, AreWhatAPlainMapSays) {
       const ExpiredRanges before = ranges.Touching(from, to);
       ExpiredRanges now = before;
       now.Join(from, to, mark);
+      EXPECT_EQ(ranges.Has(from, to, mark), now.hash() == before.hash());
       ranges.Replace(before, now);
       for (int64_t minute = from; minute < to; ++minute) model[minute].Join(mark);
       ExpectSame(ranges, model);

@@ -21,6 +21,7 @@ class NoDigests final : public DigestSource {
   Digest HourDigest(ShardId, int64_t) const override { return {}; }
   Digest MinuteDigest(ShardId, int64_t) const override { return {}; }
   uint32_t ExpiredThroughS(ShardId, int64_t) const override { return 0; }
+  bool HasExpired(const v1::ExpiredRange&) const override { return false; }
   uint64_t ExpiredHash(ShardId) const override { return 0; }
   uint32_t NewestAcceptedS(ShardId, int64_t) const override { return 0; }
   uint64_t ExpiredKeyed(ShardId) const override { return 0; }

@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <utility>
@@ -21,15 +22,21 @@ constexpr WallS kRetentionS = 86'400;
 constexpr WallS kMarginS = 3'600;
 constexpr int64_t kMinute = 100;
 
-class NothingExpired final : public DigestSource {
+class NothingHeld final : public DigestSource {
  public:
   Digest ShardDigest(ShardId) const override { return {}; }
   Digest HourDigest(ShardId, int64_t) const override { return {}; }
   Digest MinuteDigest(ShardId, int64_t) const override { return {}; }
   uint32_t ExpiredThroughS(ShardId, int64_t) const override { return 0; }
+  bool HasExpired(const v1::ExpiredRange& range) const override {
+    return range.expired_at_s() <= expired_at_s;
+  }
   uint64_t ExpiredHash(ShardId) const override { return 0; }
   uint32_t NewestAcceptedS(ShardId, int64_t) const override { return 0; }
-  uint64_t ExpiredKeyed(ShardId) const override { return 0; }
+  uint64_t ExpiredKeyed(ShardId) const override { return expired_keyed; }
+
+  uint64_t expired_keyed = 0;
+  uint32_t expired_at_s = 0;  // what was decided by then is known here
 };
 
 class ExpiryTest : public testing::Test {
@@ -75,6 +82,10 @@ class ExpiryTest : public testing::Test {
     for (Actions::Storage& storage : actions.storage) {
       if (auto* expire = std::get_if<ExpireRanges>(&storage.request)) {
         expired_.insert(expired_.end(), expire->ranges.begin(), expire->ranges.end());
+        ++digests_.expired_keyed;
+        for (const v1::ExpiredRange& range : expire->ranges) {
+          digests_.expired_at_s = std::max(digests_.expired_at_s, range.expired_at_s());
+        }
       }
       core_->StorageEnded(storage.id, absl::OkStatus(), "", now_, next);
     }
@@ -120,18 +131,22 @@ class ExpiryTest : public testing::Test {
     core_->Expire({{{0, kMinute}, newest_accepted_s}}, now_, actions);
     while (!actions.empty()) actions = Answer(std::move(actions));
   }
-  // What a peer says that it has expired.
-  void Tell(uint32_t through_s) {
+  // What a peer says that it has expired, and decided so long ago.
+  void Tell(uint32_t through_s, WallS decided_ago_s = 0) {
     told_.set_shard(0);
     told_.set_from_minute(kMinute);
     told_.set_to_minute(kMinute + 1);
     told_.set_through_s(through_s);
-    told_.set_expired_at_s(static_cast<uint32_t>(kStartS));
+    told_.set_expired_at_s(static_cast<uint32_t>(kStartS + now_ / kSecondUs - decided_ago_s));
     ++version_;
-    Run(100);
+    ticks_not_serving_ = 0;
+    for (int i = 0; i < 100; ++i) {
+      Run(1);
+      if (!core_->ServesAll(now_)) ++ticks_not_serving_;
+    }
   }
 
-  NothingExpired digests_;
+  NothingHeld digests_;
   CoreOptions options_;
   router::Placement placement_;
   std::unique_ptr<Core> core_;
@@ -146,6 +161,7 @@ class ExpiryTest : public testing::Test {
   bool holds_hours_ = false;  // no answer about hours comes
   Actions held_;
   int rows_asked_ = 0;
+  int ticks_not_serving_ = 0;
 };
 
 constexpr auto kOld = static_cast<uint32_t>(kStartS - kRetentionS - kMarginS - 60);
@@ -210,6 +226,31 @@ TEST_F(ExpiryTest, ButNotWhatTheClocksFindTooYoung) {
   EXPECT_TRUE(expired_.empty());
 }
 
+TEST_F(ExpiryTest, WhoAdoptsSoonGoesOnServing) {
+  RunUntilServing();
+  Tell(kOld);
+  EXPECT_FALSE(expired_.empty());
+  EXPECT_EQ(ticks_not_serving_, 0);
+}
+
+// What it takes out then may have been accepted again by others.
+TEST_F(ExpiryTest, WhoAdoptsLateServesOnceItHasComparedAgain) {
+  RunUntilServing();
+  Tell(kOld, 30);
+  EXPECT_FALSE(expired_.empty());
+  EXPECT_GT(ticks_not_serving_, 0);
+  EXPECT_TRUE(core_->ServesAll(now_));
+}
+
+TEST_F(ExpiryTest, WhatIsToldAgainIsNotAdoptedAgain) {
+  RunUntilServing();
+  Tell(kOld);
+  const size_t adopted = expired_.size();
+  Tell(kOld, 30);
+  EXPECT_EQ(expired_.size(), adopted);
+  EXPECT_EQ(ticks_not_serving_, 0);
+}
+
 TEST_F(ExpiryTest, WhatIsExpiredInTheMiddleOfALongSessionIsPulledAsRows) {
   Start(kStartS - 60);
   int synced = 0;
@@ -221,6 +262,7 @@ TEST_F(ExpiryTest, WhatIsExpiredInTheMiddleOfALongSessionIsPulledAsRows) {
   now_ += (kRetentionS + kMarginS) * kSecondUs;
   Run(300);
   told_.set_through_s(static_cast<uint32_t>(kStartS));
+  told_.set_expired_at_s(static_cast<uint32_t>(kStartS + now_ / kSecondUs));
   told_.set_to_minute(kMinute + 1);
   holds_hours_ = false;
   Actions next = Answer(std::exchange(held_, {}));
