@@ -23,6 +23,9 @@ constexpr size_t kExpiriesQueuedMax = 100;
 // it was away.
 constexpr Instant kNotePeriodUs = 30'000'000;
 constexpr Instant kMetricsPeriodUs = 1'000'000;
+// A node that could serve says so once its peers have called it where it is now, or after so long:
+// one that cannot call it may be cut off itself.
+constexpr Instant kReachedWaitMaxUs = 10'000'000;
 
 Instant Now() {
   // Unlike the steady clock it goes on while the machine is suspended.
@@ -133,13 +136,26 @@ void Replicator::RunTicks() {
       core.Tick(now, absl::GetCurrentTimeNanos() / 1'000, actions);
       serves = core.ServesAll(now);
     });
+    if (serves) NoteComplete(Now());
+    serves = serves && IsReached(Now());
     if (first || serves != serving) serving_changed_(serves);
     first = false;
     serving = serves;
-    if (serves) NoteComplete(Now());
     LookForExpirable(Now());
     UpdateMetrics(Now());
   }
+}
+
+// Once it was so, whoever restarts later is told where this node is as this one is told of it.
+bool Replicator::IsReached(Instant now) {
+  if (is_reached_) return true;
+  if (could_serve_at_ == kNever) could_serve_at_ = now;
+  is_reached_ = identities_.IsReachedByAll();
+  if (!is_reached_ && now - could_serve_at_ >= kReachedWaitMaxUs) {
+    rpc::LogWarn("serving, though a peer that answers has not called this node yet");
+    is_reached_ = true;
+  }
+  return is_reached_;
 }
 
 void Replicator::NoteComplete(Instant now) {
@@ -312,6 +328,7 @@ absl::Status Replicator::Store(uint32_t from, std::shared_ptr<const Incoming> in
 void Replicator::Poll(uint32_t from, v1::PollResponse& response) {
   absl::MutexLock lock(&mutex_);
   core_.Polled(from, Now(), response);
+  core_.HeardFrom(from, Now());
 }
 
 absl::Status Replicator::ReadDigests(const v1::ReadDigestsRequest& request,

@@ -46,7 +46,8 @@ class Replicator {
   ~Replicator();
 
   // Ticks from now on. `serving_changed` is told, on the ticks' thread, whether this node may
-  // answer reads of all its shards: once at first, then whenever that changes.
+  // answer reads of all its shards, and is reached by its peers: once at first, then whenever that
+  // changes.
   void Start(std::function<void(bool serving)> serving_changed);
   // Ends the ticks and the calls to peers; writes that wait for their quorum are answered with
   // kUnavailable. Idempotent.
@@ -84,6 +85,8 @@ class Replicator {
   void RunOnCommitter(StorageId id, std::function<absl::Status()> work);
   void Ended(StorageId id, const absl::Status& status, std::string missing = "");
   void RunTicks();
+  // Whether the peers reach this node; of the ticks' thread.
+  bool IsReached(Instant now);
   void NoteComplete(Instant now);
   // Looks, aside, for what retention may expire.
   void LookForExpirable(Instant now);
@@ -105,6 +108,8 @@ class Replicator {
   Instant next_note_ = 0;     // of the ticks' thread
   Instant next_metrics_ = 0;  // the same
   Instant next_look_ = 0;     // the same
+  bool is_reached_ = false;          // the same
+  Instant could_serve_at_ = kNever;  // the same
   std::atomic<bool> is_looking_ = false;
   PeerCalls calls_;
   rpc::BlockingCalls look_ups_;

@@ -30,6 +30,10 @@ constexpr int kConnectTimeoutMs = 500;
 // A silent peer is noticed this soon; servers of allezon permit pings this often.
 constexpr int kKeepaliveTimeMs = 10'000;
 constexpr int kKeepaliveTimeoutMs = 3'000;
+// The name of an instance that cannot be reached is resolved anew this often: it may have come back
+// under another address, or may not have had a name yet. So a process asks DNS at most once a
+// second for each instance that is away.
+constexpr absl::Duration kResolvePeriod = absl::Seconds(1);
 
 std::shared_ptr<grpc::Channel> Connect(const Instance& instance) {
   grpc::ChannelArguments arguments;
@@ -39,6 +43,8 @@ std::shared_ptr<grpc::Channel> Connect(const Instance& instance) {
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kReconnectBackoffMinMs);
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kConnectTimeoutMs);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kReconnectBackoffMaxMs);
+  arguments.SetInt(GRPC_ARG_DNS_MIN_TIME_BETWEEN_RESOLUTIONS_MS,
+                   static_cast<int>(absl::ToInt64Milliseconds(kResolvePeriod)));
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveTimeMs);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
@@ -134,9 +140,14 @@ bool SaysServing(const grpc::ByteBuffer& response) {
 }  // namespace
 
 struct Channels::Impl {
-  // Probes the instances whose circuits are open, until Stop.
-  void ProbeOpenOnes() {
+  // Probes the instances whose circuits are open, and looks for those that have moved, until Stop.
+  void Watch() {
+    absl::Time next_resolve = absl::Now() + kResolvePeriod;
     while (!AwaitStop(kProbeInterval)) {
+      if (absl::Now() >= next_resolve) {
+        next_resolve = absl::Now() + kResolvePeriod;
+        ResolveAnew();
+      }
       const absl::Time deadline = absl::Now() + kProbeTimeout;
       for (size_t i = 0; i < channels.size(); ++i) {
         if (circuits[i]->is_open()) ProbeOne(i, deadline);
@@ -144,6 +155,15 @@ struct Channels::Impl {
       absl::MutexLock lock(&mutex);
       mutex.Await(absl::Condition(
           +[](int* n) { return *n == 0; }, &probing));
+    }
+  }
+  // gRPC by itself asks less and less often for a name that does not resolve, up to every two
+  // minutes.
+  void ResolveAnew() {
+    for (const std::shared_ptr<grpc::Channel>& channel : channels) {
+      if (channel->GetState(/*try_to_connect=*/false) == GRPC_CHANNEL_TRANSIENT_FAILURE) {
+        grpc::experimental::ChannelResetConnectionBackoff(channel.get());
+      }
     }
   }
   void ProbeOne(size_t i, absl::Time deadline) {
@@ -198,7 +218,7 @@ Channels::Channels(Placement placement, std::string_view service, std::string_vi
                        "1 while the instance is the last choice since it gave no sign of life.",
                        {{"service", impl_->service}, {"instance", instance.id}})));
   }
-  impl_->prober = std::thread([impl = impl_.get()] { impl->ProbeOpenOnes(); });
+  impl_->prober = std::thread([impl = impl_.get()] { impl->Watch(); });
 }
 
 Channels::~Channels() { impl_->Stop(); }

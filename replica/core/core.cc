@@ -172,6 +172,11 @@ void Core::Polled(uint32_t from, Instant now, v1::PollResponse& response) const 
   }
 }
 
+void Core::HeardFrom(uint32_t peer, Instant now) {
+  if (peer >= peers_.size() || peers_[peer] == nullptr || freshness_.Reachable(peer)) return;
+  peers_[peer]->next_poll = std::min(peers_[peer]->next_poll, now);
+}
+
 void Core::AnswerDigests(v1::ReadDigestsResponse& response) const {
   response.set_incarnation(options_.incarnation);
   response.mutable_received()->Add(received_.begin(), received_.end());
@@ -198,9 +203,10 @@ void Core::SendPolls(Instant now, Actions& actions) {
   for (const std::unique_ptr<Peer>& peer : peers_) {
     if (peer == nullptr || peer->polling || now < peer->next_poll) continue;
     peer->polling = true;
-    peer->next_poll = now + (peer->shared.empty() ? options_.poll_period_idle_us
-                             : hasty              ? options_.poll_period_hasty_us
-                                                  : options_.poll_period_us);
+    const bool idle = peer->shared.empty() && freshness_.Reachable(peer->index);
+    peer->next_poll = now + (idle    ? options_.poll_period_idle_us
+                             : hasty ? options_.poll_period_hasty_us
+                                     : options_.poll_period_us);
     v1::PollRequest request;
     request.set_placement_version(placement_.version);
     const CallId id = next_id_++;

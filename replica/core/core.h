@@ -78,6 +78,8 @@ class Core {
   void PeerStored(uint32_t peer, absl::Span<const ShardId> shards, v1::ReplicateResponse& response);
   // Answers a poll.
   void Polled(uint32_t from, Instant now, v1::PollResponse& response) const;
+  // A peer has called, so it is back where it was away: it is polled at the next tick.
+  void HeardFrom(uint32_t peer, Instant now);
   // Fills the header of a digest response; the caller then reads the digests.
   void AnswerDigests(v1::ReadDigestsResponse& response) const;
   // Of a bucket that this node holds with this newest acceptance, what ReadNewest answers.

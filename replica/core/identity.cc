@@ -58,6 +58,7 @@ absl::StatusOr<std::optional<uint32_t>> Identities::Polled(const v1::PollRequest
   if (!instance.ok()) return instance.status();
   switch (Introduce(*instance, request.from(), request.previous_incarnation())) {
     case Introduction::kAccepted:
+      known_[*instance].has_called = true;
       return std::optional<uint32_t>(*instance);
     case Introduction::kSuperseded:
       response.set_superseded_by(known_[*instance].incarnation);
@@ -172,6 +173,7 @@ absl::Status Identities::PollAnswered(uint32_t peer, const v1::PollResponse& res
   }
   if (response.superseded_by() == 0 && !response.is_stale_copy()) {
     was_accepted_ = true;
+    known_[peer].has_accepted = true;
     return absl::OkStatus();
   }
   LearnRefusal(peer, response);
@@ -203,6 +205,13 @@ void Identities::LearnRefusal(uint32_t peer, const v1::PollResponse& response) {
 bool Identities::WasAccepted() const {
   absl::ReaderMutexLock lock(&mutex_);
   return was_accepted_;
+}
+
+bool Identities::IsReachedByAll() const {
+  absl::ReaderMutexLock lock(&mutex_);
+  return std::all_of(known_.begin(), known_.end(), [](const Known& known) {
+    return !known.has_accepted || known.has_called;
+  });
 }
 
 absl::Status Identities::MustEnd() const {

@@ -68,6 +68,9 @@ class Identities {
 
   // Whether any peer has taken this process for the node. Until then its folder may be an old copy.
   bool WasAccepted() const;
+  // Whether every peer that has taken it for the node has also called it, and so reaches it where
+  // it is now. A peer that was never heard of does not matter.
+  bool IsReachedByAll() const;
 
   // kFailedPrecondition: this process is not the node any more, or its folder is an old copy; the
   // message says what to do. It must end; nothing it says is believed.
@@ -82,6 +85,8 @@ class Identities {
   struct Known {
     std::string disk;
     uint64_t incarnation = 0;  // 0: none was
+    bool has_accepted = false;  // it took this process for the node
+    bool has_called = false;    // it has polled this process
   };
   enum class Introduction { kAccepted, kSuperseded, kStaleCopy };
 

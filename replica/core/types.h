@@ -46,7 +46,7 @@ struct CoreOptions {
   Instant staleness_max_us = 5'000'000;
   Instant poll_period_us = 500'000;
   Instant poll_period_hasty_us = 100'000;   // while not every shard may be served
-  Instant poll_period_idle_us = 5'000'000;  // of a peer that shares no shard
+  Instant poll_period_idle_us = 5'000'000;  // of a peer that shares no shard, while it answers
   Instant poll_timeout_us = 1'000'000;
   // A peer that vouched for nothing newer counts as silent, and what it coordinated is looked for
   // at the others.

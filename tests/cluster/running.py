@@ -17,7 +17,8 @@ import grpc_api  # noqa: E402
 import shifted_clock  # noqa: E402
 from cluster import Cluster  # noqa: E402
 from entries import describe_exit  # noqa: E402
-from settings import make_settings  # noqa: E402
+from names import Fronts  # noqa: E402
+from settings import SERVICES, make_settings  # noqa: E402
 
 # The folder with the programs of the build under test.
 BIN_DIR = pathlib.Path(os.environ.get("ALLEZON_BIN_DIR", ROOT / "build" / "release" / "bin"))
@@ -38,7 +39,8 @@ class RunningCluster(Cluster):
     """A Cluster (local/cluster.py) on free ports, watched so that nothing survives its test."""
 
     def __init__(self, folder, *, gateways=1, profiles=3, aggregates=3, rf=None, write_quorum=None,
-                 extra_args=None, env=None, log_level="info", hosts=None, prefixes=None, proxies=None):
+                 extra_args=None, env=None, log_level="info", hosts=None, prefixes=None, proxies=None,
+                 names=None):
         settings = make_settings(folder, gateways=gateways, profiles=profiles,
                                  aggregates=aggregates, rf=rf,
                                  write_quorum=write_quorum)
@@ -46,6 +48,9 @@ class RunningCluster(Cluster):
                          log_level=log_level, hosts=hosts, prefixes=prefixes, fronts=proxies and proxies.fronts,
                          note=print)
         self.proxies = proxies
+        if names is not None:
+            self.fronts = Fronts(names, settings)
+            self.prefixes = {id_: names.prefix for service in SERVICES for id_ in settings.ids(service)}
         self._reaper = None
         self._ended = {}  # those that a test ended, and how
 

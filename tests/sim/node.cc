@@ -328,7 +328,10 @@ void SimNode::OnCall(std::shared_ptr<const replica::PeerRequest> request, CallRe
     v1::PollResponse response;
     const auto from = identities_->Polled(*poll, response);
     if (!from.ok()) return reply(from.status(), response);
-    if (*from) core_->Polled(**from, Clock(), response);
+    if (*from) {
+      core_->Polled(**from, Clock(), response);
+      core_->HeardFrom(**from, Clock());
+    }
     return reply(absl::OkStatus(), response);
   }
   if (const auto* digests = std::get_if<v1::ReadDigestsRequest>(request.get())) {

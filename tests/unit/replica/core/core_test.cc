@@ -82,6 +82,20 @@ class CoreTest : public testing::Test {
     return actions.outcomes;
   }
 
+  // Ticks; how often the peer is polled by that, which fails.
+  int PollsThatFail(uint32_t peer, Instant now) {
+    Actions actions;
+    core_->Tick(now, now, actions);
+    int polls = 0;
+    for (const Actions::Call& call : actions.calls) {
+      if (call.peer != peer || !std::holds_alternative<v1::PollRequest>(call.request)) continue;
+      ++polls;
+      Actions none;
+      core_->CallEnded(call.id, absl::UnavailableError("away"), v1::PollResponse(), now, none);
+    }
+    return polls;
+  }
+
   NoDigests digests_;
   router::Placement placement_;
   CoreOptions options_;
@@ -97,6 +111,14 @@ TEST_F(CoreTest, AWriteWithItsQuorumWaitsForTheOneThatIsReadFirst) {
   const auto outcomes = Taken(reader_, 2'000);
   ASSERT_EQ(outcomes.size(), 1u);
   EXPECT_TRUE(outcomes[0].failures.empty());
+}
+
+TEST_F(CoreTest, WhoWasAwayAndCallsIsPolledAtOnce) {
+  const Instant period = options_.poll_period_hasty_us;
+  EXPECT_EQ(PollsThatFail(reader_, period), 1);
+  EXPECT_EQ(PollsThatFail(reader_, period + kTickUs), 0);
+  core_->HeardFrom(reader_, period + kTickUs);
+  EXPECT_EQ(PollsThatFail(reader_, period + kTickUs), 1);
 }
 
 TEST_F(CoreTest, AndNotForLongWhereThatOneIsSilent) {

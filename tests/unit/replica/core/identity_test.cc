@@ -74,6 +74,20 @@ TEST(IdentitiesTest, OnePollIntroducesBothToEachOther) {
   EXPECT_EQ(to.SerializeAsString(), Node("p1", "d1", 20).SerializeAsString());
 }
 
+TEST(IdentitiesTest, IsReachedOnceEveryPeerThatAnswersHasCalled) {
+  Process p0(0, "d0", 10), p1(1, "d1", 20), p2(2, "d2", 30);
+  EXPECT_TRUE(p0.identities.IsReachedByAll()) << "nobody is known to be there";
+  ASSERT_EQ(p0.Poll(p1), absl::OkStatus());
+  EXPECT_FALSE(p0.identities.IsReachedByAll());
+  ASSERT_EQ(p2.Poll(p0), absl::OkStatus());
+  EXPECT_FALSE(p0.identities.IsReachedByAll());
+  ASSERT_EQ(p1.Poll(p0), absl::OkStatus());
+  EXPECT_TRUE(p0.identities.IsReachedByAll());
+  Process anew(1, "d1", 21, 20);
+  ASSERT_EQ(p0.Poll(anew), absl::OkStatus());
+  EXPECT_FALSE(p0.identities.IsReachedByAll()) << "another process has not called";
+}
+
 TEST(IdentitiesTest, AnAddressThatLeadsToAnotherNodeLeadsNowhere) {
   Process p0(0, "d0", 10), p1(1, "d1", 20), p2(2, "d2", 30);
   ASSERT_EQ(p2.Poll(p0), absl::OkStatus());
