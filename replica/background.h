@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Threads whose work can wait, as compactions can.
+// Threads whose work can wait, as compactions and what a sync reads can.
 #pragma once
 
 namespace allezon::replica {

@@ -3,6 +3,7 @@
 
 #include <utility>
 
+#include "replica/background.h"
 #include "replica/calls.h"
 #include "rpc/status.h"
 
@@ -146,6 +147,7 @@ grpc::ServerUnaryReactor* ReplicaServiceImpl::Answer(grpc::CallbackServerContext
     return reactor;
   }
   const bool queued = reads_.Run([this, call, reactor, response, read = std::move(read)] {
+    GiveWay(Share::kThird);
     const absl::Status done =
         call->IsCancelled() ? absl::CancelledError("the caller has gone") : read();
     context_.identities->SetBy(*response->mutable_by());

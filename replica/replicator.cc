@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "replica/background.h"
 #include "replica/replicator_metrics.h"
 #include "rpc/log.h"
 
@@ -244,6 +245,7 @@ void Replicator::Perform(Actions::Storage operation) {
   const StorageId id = operation.id;
   if (auto* find = std::get_if<FindMissing>(&operation.request)) {
     const bool queued = look_ups_.Run([this, id, find = std::move(*find)] {
+      GiveWay(Share::kThird);
       absl::StatusOr<std::string> missing = store_.FindMissing(find);
       Ended(id, missing.status(), missing.ok() ? *std::move(missing) : "");
     });
@@ -252,6 +254,7 @@ void Replicator::Perform(Actions::Storage operation) {
     StoreSynced(id, *events);
   } else if (auto* expire = std::get_if<ExpireRanges>(&operation.request)) {
     const bool queued = expiries_.Run([this, id, expire = std::move(*expire)] {
+      GiveWay(Share::kThird);
       ExpireNext(id, std::make_shared<ExpiryPlan>(store_, expire));
     });
     if (!queued) Ended(id, absl::ResourceExhaustedError("too much waits to be expired already"));

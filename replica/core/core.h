@@ -155,6 +155,8 @@ class Core {
   absl::Status KeepAdoptable(const SyncSession& session, Instant now, ExpireRanges& adopt) const;
   // Does what the session wants next, or puts it off while more was pulled than the rate allows.
   void Continue(Peer& peer, SyncSession::Next next, Instant now, Actions& actions);
+  // Has pulling rest for what the step of the peer's session cost that has just ended.
+  void RestFrom(const Peer& peer, Instant now);
   // Does what was put off, where the rate allows it by now.
   void PullOn(Instant now, Actions& actions);
   void Do(Peer& peer, SyncSession::Next next, Instant now, Actions& actions);

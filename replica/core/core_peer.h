@@ -26,6 +26,7 @@ struct Core::Peer {
   Instant next_poll = kNever;
   std::unique_ptr<SyncSession> session;
   Freshness::Known known;        // when the session began
+  Instant step_began = kNever;   // of the session, the one that is under way
   SyncSession::Next put_off;     // what the session wants next, once the rate allows it
   uint64_t expired_version = 0;  // what it has expired, at the last poll
   uint64_t expired_adopted = 0;  // and when that was asked for last

@@ -15,6 +15,9 @@ namespace {
 constexpr WallS kExpiredWindow = 2;
 // How far pulling may be ahead of its rate: what is little is pulled without a pause.
 constexpr Instant kSyncBurstUs = kTickUs;
+// After each step pulling rests for as long as the step took, and so leaves half of what a busy
+// machine has to what comes in. One that took long for another reason is no reason to rest long.
+constexpr Instant kSyncRestMaxUs = kTickUs;
 
 }  // namespace
 
@@ -96,9 +99,14 @@ void Core::Pulled(Peer& peer, const absl::Status& status, PeerResponse response,
   if (!next.ok()) return EndSession(peer, true, now);
   const uint64_t bytes = peer.session->TakeBytes();
   counts_.sync_bytes += bytes;
-  sync_allowed_at_ = std::max(sync_allowed_at_, now) +
-                     static_cast<Instant>(bytes * 1'000'000 / options_.sync_bytes_per_second);
+  RestFrom(peer, now);
+  sync_allowed_at_ += static_cast<Instant>(bytes * 1'000'000 / options_.sync_bytes_per_second);
   Continue(peer, *std::move(next), now, actions);
+}
+
+void Core::RestFrom(const Peer& peer, Instant now) {
+  const Instant took = std::clamp<Instant>(now - peer.step_began, 0, kSyncRestMaxUs);
+  sync_allowed_at_ = std::max(sync_allowed_at_, now) + took;
 }
 
 void Core::Continue(Peer& peer, SyncSession::Next next, Instant now, Actions& actions) {
@@ -128,6 +136,7 @@ void Core::Do(Peer& peer, SyncSession::Next next, Instant now, Actions& actions)
     }
   }
   const uint64_t id = next_id_++;
+  peer.step_began = now;
   if (auto* request = std::get_if<PeerRequest>(&next)) {
     calls_[id] = {peer.index, now, CallKind::kSync};
     actions.calls.push_back({peer.index, id, options_.sync_timeout_us, std::move(*request)});
@@ -161,6 +170,7 @@ void Core::StorageEnded(StorageId id, const absl::Status& status, std::string mi
   session_storage_.erase(found);
   NoteAdopted(id, now);
   if (!status.ok()) return EndSession(peer, true, now);
+  RestFrom(peer, now);
   Continue(peer, peer.session->Stored(std::move(missing)), now, actions);
 }
 
