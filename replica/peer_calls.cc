@@ -92,11 +92,8 @@ PeerCalls::PeerCalls(router::Channels& channels, Identities& identities, Replica
     : placement_(channels.placement()),
       identities_(identities),
       replicated_(std::move(replicated)),
-      ended_(std::move(ended)) {
-  for (uint32_t i = 0; i < placement_.instances.size(); ++i) {
-    stubs_.push_back(v1::ReplicaService::NewStub(channels.To(i)));
-  }
-}
+      ended_(std::move(ended)),
+      stubs_(router::MakeStubs<v1::ReplicaService>(channels)) {}
 
 PeerCalls::~PeerCalls() { Stop(); }
 
@@ -118,7 +115,7 @@ void PeerCalls::Start(uint32_t peer, Instant timeout_us, std::unique_ptr<Unary<R
   call->context.set_deadline(DeadlineIn(timeout_us));
   Address(identities_, peer, *call->request);
   Unary<Request>* sent = call.release();  // the callback owns it again
-  (stubs_[peer]->async()->*MethodOf(*sent->request))(
+  (stubs_[peer].Get()->async()->*MethodOf(*sent->request))(
       &sent->context, sent->request, sent->response,
       [this, sent, peer, done = std::move(done)](const grpc::Status& status) {
         const std::unique_ptr<Unary<Request>> call(sent);

@@ -16,6 +16,7 @@
 #include "replica/core/identity.h"
 #include "replica/core/types.h"
 #include "router/channels.h"
+#include "router/stubs.h"
 
 namespace allezon::replica {
 
@@ -53,7 +54,7 @@ class PeerCalls {
   Identities& identities_;
   const Replicated replicated_;
   const Ended ended_;
-  std::vector<std::unique_ptr<v1::ReplicaService::Stub>> stubs_;
+  router::Stubs<v1::ReplicaService> stubs_;
   absl::Mutex mutex_;
   std::unordered_set<Flight*> flights_ ABSL_GUARDED_BY(mutex_);
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;

@@ -36,12 +36,10 @@ v1::ScanMinutesRequest RequestOf(const Channels& channels, uint32_t instance,
 }  // namespace
 
 AggregateNodes::AggregateNodes(Channels& channels)
-    : channels_(channels), pace_(kOverdueMin, kOverdueMax) {
-  for (uint32_t i = 0; i < placement().instances.size(); ++i) {
-    stubs_.push_back(v1::AggregateReplicaService::NewStub(channels.To(i)));
-    replica_stubs_.push_back(v1::ReplicaService::NewStub(channels.To(i)));
-  }
-}
+    : channels_(channels),
+      pace_(kOverdueMin, kOverdueMax),
+      stubs_(MakeStubs<v1::AggregateReplicaService>(channels)),
+      replica_stubs_(MakeStubs<v1::ReplicaService>(channels)) {}
 
 ScanCalls::Call* AggregateNodes::Ask(ScanCalls& calls, uint32_t instance,
                                      const std::vector<ShardId>& shards,
@@ -51,7 +49,7 @@ ScanCalls::Call* AggregateNodes::Ask(ScanCalls& calls, uint32_t instance,
       RequestOf(channels_, instance, shards, query),
       [&](grpc::ClientContext* context, const v1::ScanMinutesRequest* request,
           v1::ScanMinutesResponse* response, std::function<void(grpc::Status)> done) {
-        stubs_[instance]->async()->ScanMinutes(context, request, response, std::move(done));
+        stubs_[instance].Get()->async()->ScanMinutes(context, request, response, std::move(done));
       });
 }
 
@@ -68,8 +66,8 @@ void AggregateNodes::SyncNow(uint32_t instance, const std::vector<ShardId>& shar
   call->request.set_placement_version(placement().version);
   call->request.mutable_shards()->Add(shards.begin(), shards.end());
   // Where it fails, the next answers differ again, and it is asked again.
-  replica_stubs_[instance]->async()->SyncNow(&call->context, &call->request, &call->response,
-                                             [call](const grpc::Status&) {});
+  replica_stubs_[instance].Get()->async()->SyncNow(&call->context, &call->request, &call->response,
+                                                   [call](const grpc::Status&) {});
 }
 
 absl::Status AggregateTotals::Check(const v1::ScanMinutesResponse& answer) const {

@@ -15,6 +15,7 @@
 #include "router/channels.h"
 #include "router/read_calls.h"
 #include "router/readers.h"
+#include "router/stubs.h"
 
 namespace allezon::router {
 
@@ -43,8 +44,8 @@ class AggregateNodes {
  private:
   Channels& channels_;
   Pace pace_;
-  std::vector<std::unique_ptr<v1::AggregateReplicaService::Stub>> stubs_;
-  std::vector<std::unique_ptr<v1::ReplicaService::Stub>> replica_stubs_;
+  Stubs<v1::AggregateReplicaService> stubs_;
+  Stubs<v1::ReplicaService> replica_stubs_;
   std::atomic<size_t> turn_{0};
 };
 

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "router/channels.h"
 
+#include <arpa/inet.h>
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
 
 #include <algorithm>
+#include <atomic>
 #include <functional>
 #include <string>
 #include <thread>
@@ -14,6 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "allezon/v1/replica.grpc.pb.h"
+#include "rpc/address.h"
 #include "rpc/callback_threads.h"
 #include "rpc/metrics.h"
 #include "rpc/status.h"
@@ -30,10 +33,6 @@ constexpr int kConnectTimeoutMs = 500;
 // A silent peer is noticed this soon; servers of allezon permit pings this often.
 constexpr int kKeepaliveTimeMs = 10'000;
 constexpr int kKeepaliveTimeoutMs = 3'000;
-// The name of an instance that cannot be reached is resolved anew this often: it may have come back
-// under another address, or may not have had a name yet. So a process asks DNS at most once a
-// second for each instance that is away.
-constexpr absl::Duration kResolvePeriod = absl::Seconds(1);
 
 std::shared_ptr<grpc::Channel> Connect(const Instance& instance) {
   grpc::ChannelArguments arguments;
@@ -56,6 +55,13 @@ std::shared_ptr<grpc::Channel> Connect(const Instance& instance) {
   arguments.SetMaxReceiveMessageSize(kMessageBytesMax);
   arguments.SetMaxSendMessageSize(kMessageBytesMax);
   return grpc::CreateCustomChannel(instance.address, grpc::InsecureChannelCredentials(), arguments);
+}
+
+bool IsNumeric(const std::string& address) {
+  const absl::StatusOr<rpc::HostPort> parsed = rpc::ParseHostPort(address);
+  in6_addr ignored;
+  return parsed.ok() && (inet_pton(AF_INET, parsed->host.c_str(), &ignored) == 1 ||
+                         inet_pton(AF_INET6, parsed->host.c_str(), &ignored) == 1);
 }
 
 // What the probes of one check found; it outlives the check where a probe does.
@@ -106,7 +112,7 @@ void StartProbe(const std::shared_ptr<grpc::Channel>& channel, absl::Time deadli
 // Asks whether it is who is meant, and goes by this placement; `done` is called once, from any
 // thread, with kFailedPrecondition where not. A call that does nothing serves: who refuses it would
 // refuse all.
-void StartIdentify(v1::ReplicaService::Stub& stub, const v1::NodeIdentity& to,
+void StartIdentify(const std::shared_ptr<grpc::Channel>& channel, const v1::NodeIdentity& to,
                    uint64_t placement_version, absl::Time deadline,
                    std::function<void(const absl::Status&)> done) {
   struct Call {
@@ -118,7 +124,8 @@ void StartIdentify(v1::ReplicaService::Stub& stub, const v1::NodeIdentity& to,
   call->context.set_deadline(absl::ToChronoTime(deadline));
   *call->request.mutable_to() = to;
   call->request.set_placement_version(placement_version);
-  stub.async()->SyncNow(&call->context, &call->request, &call->response,
+  const auto stub = v1::ReplicaService::NewStub(channel);
+  stub->async()->SyncNow(&call->context, &call->request, &call->response,
                         [call, done = std::move(done)](const grpc::Status& status) {
                           done(status.ok() ? CheckAnswerBy(call->response.by(), call->request.to())
                                            : rpc::FromGrpc(status));
@@ -149,7 +156,7 @@ struct Channels::Impl {
         ResolveAnew();
       }
       const absl::Time deadline = absl::Now() + kProbeTimeout;
-      for (size_t i = 0; i < channels.size(); ++i) {
+      for (size_t i = 0; i < circuits.size(); ++i) {
         if (circuits[i]->is_open()) ProbeOne(i, deadline);
       }
       absl::MutexLock lock(&mutex);
@@ -158,20 +165,28 @@ struct Channels::Impl {
     }
   }
   // gRPC by itself asks less and less often for a name that does not resolve, up to every two
-  // minutes.
+  // minutes, and nothing but a new channel has it ask at once.
   void ResolveAnew() {
-    for (const std::shared_ptr<grpc::Channel>& channel : channels) {
-      if (channel->GetState(/*try_to_connect=*/false) == GRPC_CHANNEL_TRANSIENT_FAILURE) {
-        grpc::experimental::ChannelResetConnectionBackoff(channel.get());
-      }
+    for (size_t i = 0; i < instances.size(); ++i) {
+      if (!instances[i].has_name) continue;
+      const std::shared_ptr<grpc::Channel> channel = ChannelOf(i);
+      if (channel->GetState(/*try_to_connect=*/false) != GRPC_CHANNEL_TRANSIENT_FAILURE) continue;
+      std::shared_ptr<grpc::Channel> made = Connect(placement.instances[i]);
+      absl::MutexLock lock(&mutex);
+      channels[i] = std::move(made);
+      instances[i].generation.fetch_add(1, std::memory_order_release);
     }
+  }
+  std::shared_ptr<grpc::Channel> ChannelOf(size_t i) {
+    absl::MutexLock lock(&mutex);
+    return channels[i];
   }
   void ProbeOne(size_t i, absl::Time deadline) {
     {
       absl::MutexLock lock(&mutex);
       ++probing;
     }
-    StartProbe(channels[i], deadline,
+    StartProbe(ChannelOf(i), deadline,
                [this, i](const grpc::Status& status, const grpc::ByteBuffer&) {
                  // Whatever it says of itself, it is there.
                  if (!rpc::IsTransportFailure(status)) circuits[i]->Answered();
@@ -191,24 +206,36 @@ struct Channels::Impl {
     if (prober.joinable()) prober.join();
   }
 
+  struct Named {
+    bool has_name = false;  // its address is no number, and may lead elsewhere tomorrow
+    std::atomic<uint64_t> generation = 0;
+  };
+
+  explicit Impl(const Placement& p) : placement(p), instances(p.instances.size()) {}
+
+  const Placement& placement;
   std::string service;
-  std::vector<std::shared_ptr<grpc::Channel>> channels;
-  std::vector<std::unique_ptr<v1::ReplicaService::Stub>> stubs;
+  std::vector<Named> instances;
   std::vector<v1::NodeIdentity> identities;
   std::vector<std::shared_ptr<Circuit>> circuits;
   absl::Mutex mutex;
+  std::vector<std::shared_ptr<grpc::Channel>> channels ABSL_GUARDED_BY(mutex);
   bool stopping ABSL_GUARDED_BY(mutex) = false;
   int probing ABSL_GUARDED_BY(mutex) = 0;
   std::thread prober;  // joined by Stop
 };
 
 Channels::Channels(Placement placement, std::string_view service, std::string_view cluster)
-    : placement_(std::move(placement)), impl_(std::make_unique<Impl>()) {
+    : placement_(std::move(placement)), impl_(std::make_unique<Impl>(placement_)) {
   rpc::KeepCallbackThreads();  // abandoned calls outlive this
   impl_->service = service;
-  for (const Instance& instance : placement_.instances) {
-    impl_->channels.push_back(Connect(instance));
-    impl_->stubs.push_back(v1::ReplicaService::NewStub(impl_->channels.back()));
+  for (size_t i = 0; i < placement_.instances.size(); ++i) {
+    const Instance& instance = placement_.instances[i];
+    impl_->instances[i].has_name = !IsNumeric(instance.address);
+    {
+      absl::MutexLock lock(&impl_->mutex);
+      impl_->channels.push_back(Connect(instance));
+    }
     v1::NodeIdentity& identity = impl_->identities.emplace_back();
     identity.set_cluster(std::string(cluster));
     identity.set_service(impl_->service);
@@ -227,8 +254,12 @@ const std::shared_ptr<Circuit>& Channels::CircuitOf(uint32_t instance) const {
   return impl_->circuits[instance];
 }
 
-const std::shared_ptr<grpc::Channel>& Channels::To(uint32_t instance) const {
-  return impl_->channels[instance];
+std::shared_ptr<grpc::Channel> Channels::To(uint32_t instance) const {
+  return impl_->ChannelOf(instance);
+}
+
+uint64_t Channels::GenerationOf(uint32_t instance) const {
+  return impl_->instances[instance].generation.load(std::memory_order_acquire);
 }
 
 const v1::NodeIdentity& Channels::IdentityOf(uint32_t instance) const {
@@ -237,7 +268,7 @@ const v1::NodeIdentity& Channels::IdentityOf(uint32_t instance) const {
 
 std::function<absl::Status()> Channels::StartReadyCheck(absl::Time deadline) {
   auto probes = std::make_shared<Probes>();
-  const size_t instances = impl_->channels.size();
+  const size_t instances = placement_.instances.size();
   {
     absl::MutexLock lock(&probes->mutex);
     probes->serving.resize(instances);
@@ -246,14 +277,14 @@ std::function<absl::Status()> Channels::StartReadyCheck(absl::Time deadline) {
     probes->left = 2 * instances;
   }
   for (size_t i = 0; i < instances; ++i) {
-    StartProbe(impl_->channels[i], deadline,
+    StartProbe(To(static_cast<uint32_t>(i)), deadline,
                [probes, i](const grpc::Status& status, const grpc::ByteBuffer& response) {
                  const bool serving = status.ok() && SaysServing(response);
                  absl::MutexLock lock(&probes->mutex);
                  probes->serving[i] = serving;
                  --probes->left;
                });
-    StartIdentify(*impl_->stubs[i], impl_->identities[i], placement_.version, deadline,
+    StartIdentify(To(static_cast<uint32_t>(i)), impl_->identities[i], placement_.version, deadline,
                   [probes, i](const absl::Status& status) {
                     absl::MutexLock lock(&probes->mutex);
                     probes->meant[i] = status.ok();

@@ -24,6 +24,10 @@ namespace allezon::router {
 
 inline constexpr absl::Duration kProbeInterval = absl::Milliseconds(250);
 inline constexpr absl::Duration kProbeTimeout = absl::Milliseconds(250);
+// The name of an instance that cannot be reached is resolved anew this often: it may have come back
+// under another address, or may not have had a name yet. So a process asks DNS at most once in that
+// time for each instance that is away.
+inline constexpr absl::Duration kResolvePeriod = absl::Seconds(1);
 
 class Channels {
  public:
@@ -34,8 +38,11 @@ class Channels {
   ~Channels();
 
   const Placement& placement() const { return placement_; }
-  // The channel to placement().instances[instance].
-  const std::shared_ptr<grpc::Channel>& To(uint32_t instance) const;
+  // The channel to placement().instances[instance], as it is now: while an instance whose address
+  // is a name cannot be reached, its channel is made anew every kResolvePeriod. See stubs.h.
+  std::shared_ptr<grpc::Channel> To(uint32_t instance) const;
+  // Another number once To may give another channel.
+  uint64_t GenerationOf(uint32_t instance) const;
   // Whom calls over that channel are for: cluster, service and instance. To be copied into `to` of
   // each request; an answer counts only if CheckAnswerBy says that its `by` is the same.
   const v1::NodeIdentity& IdentityOf(uint32_t instance) const;

@@ -59,7 +59,8 @@ Lane::Lane(std::string_view service, Channels& channels, uint32_t instance, std:
       circuit_(*channels.CircuitOf(instance)),
       pace_(pace),
       owner_(owner),
-      stub_(std::shared_ptr<grpc::Channel>(channels.To(instance))),
+      stub_(channels, instance,
+            [](const auto& channel) { return std::make_shared<WriteStub>(channel); }),
       queue_events_(rpc::MakeGauge("allezon_lane_queue_events", "Events that wait in the lane.",
                                    LabelsOf(service, channels.placement().instances[instance]))),
       batch_events_(rpc::MakeHistogram("allezon_lane_batch_events", "Events in one batch.",
@@ -181,13 +182,14 @@ void Lane::Send(std::unique_ptr<Batch> batch) {
   }
   batch_events_.Observe(static_cast<double>(batch->writes.size()));
   Batch* sent = batch.release();  // Received owns it again
-  stub_.UnaryCall(&sent->context, method_, grpc::StubOptions(), sent->request, sent->response,
-                  [this, sent](const grpc::Status& status) {
-                    // What somebody else stored is no more stored than what he refuses.
-                    Received(sent, status.ok() ? rpc::ToGrpc(CheckAnswerBy(sent->response->by(),
-                                                                           sent->request->to()))
-                                               : status);
-                  });
+  stub_.Get()->UnaryCall(
+      &sent->context, method_, grpc::StubOptions(), sent->request, sent->response,
+      [this, sent](const grpc::Status& status) {
+        // What somebody else stored is no more stored than what he refuses.
+        Received(sent, status.ok() ? rpc::ToGrpc(CheckAnswerBy(sent->response->by(),
+                                                               sent->request->to()))
+                                   : status);
+      });
 }
 
 void Lane::Received(Batch* received, const grpc::Status& status) {

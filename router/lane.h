@@ -23,6 +23,7 @@
 #include "allezon/v1/replica.pb.h"
 #include "router/channels.h"
 #include "router/circuit.h"
+#include "router/stubs.h"
 #include "router/writer.h"
 #include "rpc/metrics.h"
 
@@ -125,7 +126,8 @@ class Lane {
   Circuit& circuit_;
   Pace& pace_;
   Owner& owner_;
-  grpc::TemplatedGenericStub<v1::WriteRequest, v1::WriteResponse> stub_;
+  using WriteStub = grpc::TemplatedGenericStub<v1::WriteRequest, v1::WriteResponse>;
+  InstanceStub<WriteStub> stub_;
   prometheus::Gauge& queue_events_;
   prometheus::Histogram& batch_events_;
   prometheus::Histogram& batch_seconds_;

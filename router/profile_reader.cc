@@ -12,6 +12,7 @@
 #include "router/readers.h"
 #include "router/shard.h"
 #include "router/stored_tags.h"
+#include "router/stubs.h"
 #include "rpc/status.h"
 
 namespace allezon::router {
@@ -103,11 +104,10 @@ absl::StatusOr<Profile> Merge(const std::vector<Calls::Call*>& answers, size_t l
 class GrpcProfileReader final : public ProfileReader {
  public:
   explicit GrpcProfileReader(Channels& channels)
-      : channels_(channels), placement_(channels.placement()), pace_(kOverdueMin, kOverdueMax) {
-    for (uint32_t i = 0; i < placement_.instances.size(); ++i) {
-      stubs_.push_back(v1::ProfileReplicaService::NewStub(channels.To(i)));
-    }
-  }
+      : channels_(channels),
+        placement_(channels.placement()),
+        pace_(kOverdueMin, kOverdueMax),
+        stubs_(MakeStubs<v1::ProfileReplicaService>(channels)) {}
 
   absl::StatusOr<Profile> Read(const ProfileQuery& query, absl::Time deadline) override {
     const v1::ReadProfileRequest request = RequestOf(query);
@@ -166,14 +166,15 @@ class GrpcProfileReader final : public ProfileReader {
                 std::min(deadline, absl::Now() + kAttemptMax), std::move(request),
                 [&](grpc::ClientContext* context, const v1::ReadProfileRequest* asked,
                     v1::ReadProfileResponse* response, std::function<void(grpc::Status)> done) {
-                  stubs_[instance]->async()->ReadProfile(context, asked, response, std::move(done));
+                  stubs_[instance].Get()->async()->ReadProfile(context, asked, response,
+                                                               std::move(done));
                 });
   }
 
   Channels& channels_;
   const Placement& placement_;
   Pace pace_;
-  std::vector<std::unique_ptr<v1::ProfileReplicaService::Stub>> stubs_;
+  Stubs<v1::ProfileReplicaService> stubs_;
 };
 
 }  // namespace

@@ -10,10 +10,12 @@ from api import Gateway, make_tag
 from faults import check_replicas
 from load import Load, short
 from names import Names, NoNames
+from replicas import Replica
 from running import READY_TIMEOUT_S, SHORT, TIME_SCALE, wait_until
 
 FOUND_WITHIN_S = 2 * TIME_SCALE  # of its listening
 SECONDS = 25  # of load
+AWAY_S = 5 if SHORT else 30
 
 
 @pytest.fixture
@@ -63,3 +65,24 @@ def test_nodes_move_one_after_the_other_and_no_request_fails(names, fresh_cluste
         if not SHORT:
             load.assert_no_failure()
         check_replicas(cluster, load)
+
+
+def test_a_name_that_did_not_resolve_for_long_is_found_as_soon(names, fresh_cluster):
+    """gRPC by itself asks again after one second, then less and less often."""
+    cluster = fresh_cluster(names=names)
+    gateway = Gateway(cluster.http[0])
+    names.leave(cluster, "p1", signal.SIGKILL)
+    tag = make_tag()
+    end = time.monotonic() + AWAY_S
+    while time.monotonic() < end:
+        gateway.store(tag)
+        time.sleep(0.5)
+    listens = started(cluster, "p1")
+    names.arrive(cluster, "p1")
+    wait_until(lambda: started(cluster, "p1") > listens, READY_TIMEOUT_S, "p1 listens", every_s=0.01)
+    at = time.monotonic()
+    cluster.wait_serving("p1")
+    took_s = time.monotonic() - at
+    print(f"p1 serves {took_s:.2f} s after it listens")
+    assert took_s < FOUND_WITHIN_S
+    assert len(Replica(cluster, "p1").profile(tag["cookie"])["views"]) > 1
