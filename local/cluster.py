@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A cluster of separate processes on this machine: the gateways and the nodes of both services.
+"""A cluster of separate processes on this machine: the gateways, the nodes of both services and, where
+it is asked for, nginx before the gateways (nginx.py).
 
 Everything about one cluster lives in one folder:
 
@@ -8,6 +9,7 @@ Everything about one cluster lives in one folder:
                      quorum, ports
     data/<id>/       the data of a node
     log/<id>.log     what a process printed, appended to over restarts
+    nginx/           the configuration of nginx and what else it writes, made anew by each start
     lock             held while somebody supervises the cluster; holds that process's pid
 
 Ports are chosen once and kept, so that a second start on the same folder finds its data at the same
@@ -30,9 +32,10 @@ import subprocess
 import time
 from typing import Callable, Optional, Sequence
 
+import nginx
 from entries import describe_exit, find, load_entries, runs
 from ports import can_bind, free_ports, split_address
-from settings import SERVICES, ClusterError, Settings
+from settings import LISTS, SERVICES, ClusterError, Settings
 
 PROGRAMS = {
     "gateways": "allezon-gateway",
@@ -53,6 +56,7 @@ class Cluster:
     bin_dir     the folder with the three programs
     settings    from settings.make_settings
     port        of the first gateway, the others follow; 0: kept, or any free ones
+    nginx_port  of nginx, where the settings have one; 0: kept, or any free one
     extra_args  more flags: by service ("gateways", "profile", "aggregate") or by id ("p1")
     env         more environment variables for every process
     envs        and for one process, by its id, from its next start on
@@ -64,7 +68,7 @@ class Cluster:
     note        called with a line of text when there is something to tell
     """
 
-    def __init__(self, folder, bin_dir, settings: Settings, *, port: int = 0,
+    def __init__(self, folder, bin_dir, settings: Settings, *, port: int = 0, nginx_port: int = 0,
                  host: str = "127.0.0.1", extra_args: Optional[dict[str, Sequence[str]]] = None,
                  env: Optional[dict[str, str]] = None, log_level: str = "info",
                  envs: Optional[dict[str, dict[str, str]]] = None,
@@ -86,6 +90,7 @@ class Cluster:
         self.note = note
         self.entries: dict[str, list[dict]] = {}
         self._port = port
+        self._nginx_port = nginx_port
         self._children: dict[str, subprocess.Popen] = {}
         self._log_starts: dict[str, int] = {}  # bytes that earlier runs have left in a log
         self._lock: Optional[int] = None
@@ -106,8 +111,10 @@ class Cluster:
             self._refuse_taken_ports()
             _write(self.folder / "settings.json", dataclasses.asdict(self.settings))
             (self.folder / "log").mkdir(exist_ok=True)
-            for service in ("profile", "aggregate", "gateways"):
-                for entry in self.entries[service]:
+            if "nginx" in self.entries:
+                self._configure_nginx()
+            for service in ("profile", "aggregate", "gateways", "nginx"):
+                for entry in self.entries.get(service, []):
                     self._spawn(entry)
             self._save()
         except BaseException:
@@ -115,10 +122,11 @@ class Cluster:
             raise
 
     def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
-        """Waits until every gateway says on /readyz that it reaches a replica of every shard.
-        ClusterError where a process ends first (with its last log lines) or time runs out."""
+        """Waits until every gateway says on /readyz that it reaches a replica of every shard, and
+        nginx passes that on. ClusterError where a process ends first (with its last log lines) or
+        time runs out."""
         deadline = time.monotonic() + timeout_s
-        waiting = [entry["id"] for entry in self.entries["gateways"]]
+        waiting = [entry["id"] for name in ("gateways", "nginx") for entry in self.entries.get(name, [])]
         answer = "nothing was asked yet"
         while True:
             self._refuse_dead()
@@ -137,11 +145,12 @@ class Cluster:
             time.sleep(POLL_S)
 
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> dict[str, int]:
-        """Ends every process of the folder: gateways first, then the nodes, by SIGTERM, and by
-        SIGKILL what is still there after `timeout_s`. Returns the exit codes of those that this
-        object started and that still ran (as subprocess has them: negative is a signal)."""
+        """Ends every process of the folder: nginx first, then the gateways, then the nodes, by
+        SIGTERM, and by SIGKILL what is still there after `timeout_s`. Returns the exit codes of
+        those that this object started and that still ran (as subprocess has them: negative is a
+        signal)."""
         codes: dict[str, int] = {}
-        for services in (("gateways",), ("profile", "aggregate")):
+        for services in (("nginx",), ("gateways",), ("profile", "aggregate")):
             entries = [e for service in services for e in self.entries.get(service, [])]
             self._stop_entries(entries, timeout_s, codes)
         for entry in self.all_entries():
@@ -154,7 +163,7 @@ class Cluster:
     # --- one process ------------------------------------------------------------------------
 
     def all_entries(self) -> list[dict]:
-        return [entry for service in SERVICES for entry in self.entries.get(service, [])]
+        return [entry for name in LISTS for entry in self.entries.get(name, [])]
 
     def entry(self, id_: str) -> dict:
         for entry in self.all_entries():
@@ -278,6 +287,10 @@ class Cluster:
         for service in ("profile", "aggregate"):
             for id_ in self.settings.ids(service):
                 names += [id_, f"{id_}/metrics"]
+        if self.settings.nginx:
+            if self._nginx_port:
+                ports["n0"] = self._nginx_port
+            names += ["n0", "n0/profile", "n0/aggregate"]
         missing = [name for name in names if name not in ports]
         ports.update(zip(missing, free_ports(self.host, len(missing), set(ports.values()))))
         for name in names:
@@ -287,14 +300,14 @@ class Cluster:
 
     def _make_entries(self) -> dict[str, list[dict]]:
         ports, settings = self.settings.ports, self.settings
-        lists = {service: ",".join(f"{id_}={self.fronts.get(id_) or self._address(id_)}"
+        lists = {service: ",".join(f"{id_}={self.fronts.get(id_) or self.address(id_)}"
                                    for id_ in settings.ids(service))
                  for service in ("profile", "aggregate")}
         shape = [f"--shards={settings.shards}", f"--rf={settings.rf}",
                  f"--write_quorum={settings.write_quorum}", f"--log_level={self.log_level}"]
         entries: dict[str, list[dict]] = {service: [] for service in SERVICES}
         for id_ in settings.ids("gateways"):
-            http_address = self._address(id_)
+            http_address = self.address(id_)
             entries["gateways"].append({
                 "id": id_, "http": http_address, "pid": None,
                 "argv": [str(self.bin_dir / PROGRAMS["gateways"]), f"--id={id_}",
@@ -304,8 +317,8 @@ class Cluster:
                 "cwd": str(self.folder)})
         for service in ("profile", "aggregate"):
             for id_ in settings.ids(service):
-                grpc = self._address(id_)
-                metrics = self._address(f"{id_}/metrics")
+                grpc = self.address(id_)
+                metrics = self.address(f"{id_}/metrics")
                 data = self.folder / "data" / id_
                 entries[service].append({
                     "id": id_, "grpc": grpc, "metrics": metrics, "pid": None,
@@ -314,14 +327,28 @@ class Cluster:
                              f"--instances={lists[service]}", *shape,
                              *self.extra_args.get(service, ()), *self.extra_args.get(id_, ())],
                     "cwd": str(self.folder), "data": str(data)})
-        for entry in (entry for service in SERVICES for entry in entries[service]):
+        if settings.nginx:
+            entries["nginx"] = [{"id": id_, "http": self.address(id_), "pid": None,
+                                 "argv": nginx.argv(self._nginx_folder()), "cwd": str(self.folder)}
+                                for id_ in settings.ids("nginx")]
+        for entry in (entry for of in entries.values() for entry in of):
             if entry["id"] in self.prefixes:
                 entry["prefix"] = list(self.prefixes[entry["id"]])
         return entries
 
-    def _address(self, name: str) -> str:
+    def _nginx_folder(self) -> pathlib.Path:
+        return self.folder / "nginx"
+
+    def _configure_nginx(self) -> None:
+        nginx.write(self._nginx_folder(), http=self.address("n0"), grpc_profile=self.address("n0/profile"),
+                    grpc_aggregate=self.address("n0/aggregate"),
+                    gateways=[entry["http"] for entry in self.entries["gateways"]],
+                    profiles=[entry["grpc"] for entry in self.entries["profile"]],
+                    aggregates=[entry["grpc"] for entry in self.entries["aggregate"]])
+
+    def address(self, name: str) -> str:
         """Of a name of settings.ports: "p0", "p0/metrics"."""
-        host = self.hosts.get(name.removesuffix("/metrics"), self.host)
+        host = self.hosts.get(name.partition("/")[0], self.host)
         return f"{host}:{self.settings.ports[name]}"
 
     def _refuse_taken_ports(self) -> None:
@@ -330,7 +357,8 @@ class Cluster:
                 continue  # maybe of another network: only the process itself can tell
             for key in ("http", "grpc", "metrics"):
                 if key in entry and not can_bind(*split_address(entry[key])):
-                    hint = "use another --port" if key == "http" else "stop it, or use another --dir"
+                    option = "--nginx" if entry["id"][0] == "n" else "--port"
+                    hint = f"use another {option}" if key == "http" else "stop it, or use another --dir"
                     raise ClusterError(f"{entry[key]} ({entry['id']}, {key}) is taken by another "
                                        f"process: {hint}")
 
@@ -413,7 +441,7 @@ def attach(folder: pathlib.Path) -> Cluster:
     """A Cluster of what cluster.json lists, to stop it or to look at it."""
     cluster = Cluster(folder, folder, Settings())
     for entry in load_entries(cluster.folder):
-        service = next(s for s in SERVICES if s[0] == entry["id"][0])
+        service = next(name for name in LISTS if name[0] == entry["id"][0])
         cluster.entries.setdefault(service, []).append(entry)
     return cluster
 

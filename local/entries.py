@@ -9,14 +9,16 @@ import pathlib
 import signal
 from typing import Optional
 
-from settings import SERVICES, ClusterError
+from settings import LISTS, SERVICES, ClusterError
 
 
 def load_entries(folder: pathlib.Path) -> list[dict]:
     """The entries of DIR/cluster.json; none where there is no such file."""
     try:
         kept = json.loads((folder / "cluster.json").read_text())
-        return [entry for service in SERVICES for entry in kept[service]]
+        if missing := [name for name in SERVICES if name not in kept]:
+            raise KeyError(missing[0])
+        return [entry for name in LISTS for entry in kept.get(name, [])]
     except FileNotFoundError:
         return []
     except (ValueError, KeyError, TypeError) as error:

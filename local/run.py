@@ -14,13 +14,13 @@ import time
 
 from cluster import POLL_S, STOP_TIMEOUT_S, Cluster, attach
 from entries import describe_exit, find
-from settings import RF_DEFAULT, SERVICES, ClusterError, Settings, make_settings
+from settings import LISTS, RF_DEFAULT, SERVICES, ClusterError, Settings, make_settings
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 GATEWAY_PORT_DEFAULT = 8080
 SUPERVISE_EVERY_S = 0.5
-# A supervisor stops the gateways, then the nodes, each within STOP_TIMEOUT_S, and kills what is left.
-SUPERVISOR_TIMEOUT_S = 3 * STOP_TIMEOUT_S
+# A supervisor stops nginx, the gateways, then the nodes, each within STOP_TIMEOUT_S, and kills what is left.
+SUPERVISOR_TIMEOUT_S = 4 * STOP_TIMEOUT_S
 
 
 def say(line: str = "") -> None:
@@ -49,6 +49,9 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
                      help="of the first gateway, the others follow; 0: any free ones (default: as "
                           f"the last time, at first {GATEWAY_PORT_DEFAULT})")
     run.add_argument("--gateways", type=int, help="number of gateways (default 1)")
+    run.add_argument("--nginx", type=int, nargs="?", const=0, metavar="PORT",
+                     help="start nginx before the gateways, on PORT (default: as the last time, at "
+                          "first any free one)")
     run.add_argument("--profiles", type=int, help="number of profile nodes (default 3)")
     run.add_argument("--aggregates", type=int, help="number of aggregate nodes (default 3)")
     run.add_argument("--rf", type=int,
@@ -79,11 +82,15 @@ def extra_args(pairs: list[str]) -> dict[str, list[str]]:
 
 def make_cluster(options: argparse.Namespace, note) -> Cluster:
     folder = options.dir.resolve()
-    settings = make_settings(folder, gateways=options.gateways, profiles=options.profiles,
+    settings = make_settings(folder, gateways=options.gateways, nginx=int(options.nginx is not None),
+                             profiles=options.profiles,
                              aggregates=options.aggregates, rf=options.rf,
                              write_quorum=options.write_quorum)
     extra = extra_args(options.arg)
+    # nginx has no flags of this kind.
     known = {*SERVICES, *(id_ for s in SERVICES for id_ in settings.ids(s))}
+    if options.nginx is not None and not 0 <= options.nginx <= 65535:
+        raise ClusterError(f"--nginx {options.nginx}: its port is 0 to 65535")
     if unknown := set(extra) - known:
         raise ClusterError(f"--arg {unknown.pop()}=…: it is one of {', '.join(sorted(known))}")
     port = options.port
@@ -94,8 +101,8 @@ def make_cluster(options: argparse.Namespace, note) -> Cluster:
         raise ClusterError(f"--port {port}: it is 0 to 65535")
     elif port == 0:
         settings.ports = {name: value for name, value in settings.ports.items() if name[0] != "g"}
-    return Cluster(folder, options.bin_dir, settings, port=port, extra_args=extra,
-                   log_level=options.log_level, note=note)
+    return Cluster(folder, options.bin_dir, settings, port=port, nginx_port=options.nginx or 0,
+                   extra_args=extra, log_level=options.log_level, note=note)
 
 
 def replication(settings: Settings) -> str:
@@ -104,11 +111,15 @@ def replication(settings: Settings) -> str:
 
 
 def describe(running: Cluster, detached: bool) -> str:
-    base = f"http://{running.entries['gateways'][0]['http']}"
+    first = running.entries.get("nginx") or running.entries["gateways"]
+    base = f"http://{first[0]['http']}"
     lines = ["", f"The cluster is ready ({replication(running.settings)}):"]
-    for service in SERVICES:
-        for entry in running.entries[service]:
+    for service in LISTS:
+        for entry in running.entries.get(service, []):
             where = f"http://{entry['http']}" if "http" in entry else f"grpc {entry['grpc']}"
+            if service == "nginx":
+                where += "".join(f", grpc {running.address(entry['id'] + '/' + of)} ({of})"
+                                 for of in ("profile", "aggregate"))
             lines.append(f"  {service.removesuffix('s'):<10} {entry['id']:<4} {where}")
     tag = ('{"time":"2022-03-22T12:15:00.000Z","cookie":"alice","country":"PL","device":"PC",'
            '"action":"BUY","origin":"campaign","product_info":{"product_id":7,"brand_id":"Nike",'

@@ -7,7 +7,8 @@ import dataclasses
 import json
 import pathlib
 
-SERVICES = ("gateways", "profile", "aggregate")  # the keys of cluster.json
+SERVICES = ("gateways", "profile", "aggregate")  # keys of cluster.json that are always there
+LISTS = (*SERVICES, "nginx")  # all of them; the last one only where there is an nginx
 SHARDS_DEFAULT = 128
 RF_DEFAULT = 3
 
@@ -18,7 +19,7 @@ class ClusterError(Exception):
 
 @dataclasses.dataclass
 class Settings:
-    """What the data in a folder depends on (all but `gateways`), and the ports that were chosen."""
+    """What the data in a folder depends on (all but `gateways` and `nginx`), and the ports that were chosen."""
 
     gateways: int = 1
     profiles: int = 3
@@ -26,10 +27,13 @@ class Settings:
     rf: int = RF_DEFAULT
     write_quorum: int = 0  # 0: the majority of rf
     shards: int = SHARDS_DEFAULT
-    ports: dict = dataclasses.field(default_factory=dict)  # "g0", "p0", "p0/metrics" -> port
+    # "g0", "p0", "p0/metrics", "n0", "n0/profile" (its gRPC port before the profile nodes) -> port
+    ports: dict = dataclasses.field(default_factory=dict)
+    nginx: int = 0  # 1: one nginx before the gateways
 
     def ids(self, service: str) -> list[str]:
-        count = {"gateways": self.gateways, "profile": self.profiles, "aggregate": self.aggregates}
+        count = {"gateways": self.gateways, "profile": self.profiles, "aggregate": self.aggregates,
+                 "nginx": self.nginx}
         return [f"{service[0]}{i}" for i in range(count[service])]
 
     def check(self) -> None:
@@ -66,7 +70,7 @@ def make_settings(folder: pathlib.Path, **wanted) -> Settings:
                            "use another --dir, or remove this one with its data") from error
     for name, value in wanted.items():
         was = getattr(settings, name)
-        if name != "gateways" and value != was:
+        if name not in ("gateways", "nginx") and value != was:
             raise ClusterError(
                 f"{folder} holds the data of a cluster with --{name} {was}, which --{name} {value} "
                 "would not find, or not all of it: leave the option out, use another --dir, or "

@@ -40,7 +40,7 @@ def wait_until(condition, what):
 
 def entries(folder):
     listed = json.loads((folder / "cluster.json").read_text())
-    return [entry for service in ("gateways", "profile", "aggregate") for entry in listed[service]]
+    return [entry for of in listed.values() for entry in of]
 
 
 def nothing_runs(folder):
@@ -112,6 +112,41 @@ def test_the_curl_lines_work_when_pasted_and_a_second_start_finds_the_data(folde
         assert json.loads(again) == json.loads(output)
 
 
+def test_nginx_is_one_more_process_of_the_folder_and_its_port_is_kept(folder):
+    printed = start(folder, "--gateways", 2, "--nginx")
+    [entry] = json.loads((folder / "cluster.json").read_text())["nginx"]
+    assert set(entry) == {"id", "http", "pid", "argv", "cwd"} and runs(entry, entry["pid"])
+    assert f"curl -sS -w '%{{http_code}}\\n' http://{entry['http']}/user_tags" in printed
+    lines = re.findall(r"^curl .*$", printed, re.MULTILINE)
+    outputs = [subprocess.run(["bash", "-c", line], stdout=subprocess.PIPE, text=True, timeout=60, check=True).stdout
+               for line in lines]
+    assert outputs[0].strip() == "204" and json.loads(outputs[1])["buys"], outputs
+    # Nothing of it is elsewhere: what it has open to write is of the folder.
+    for target in (os.readlink(link) for link in pathlib.Path(f"/proc/{entry['pid']}/fd").iterdir()):
+        assert not target.startswith("/") or target.startswith((str(folder), "/dev/")), target
+    # Its argv, started in its cwd, brings it back as it does any process.
+    os.kill(entry["pid"], signal.SIGKILL)
+    wait_until(lambda: find(entry) is None, "its end")
+    with subprocess.Popen(entry["argv"], cwd=entry["cwd"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                          stderr=subprocess.DEVNULL) as child:
+        try:
+            log = folder / "log" / "supervisor.log"
+            wait_until(lambda: f"n0 is back as pid {child.pid}" in log.read_text(), "its return")
+            assert dev("stop", "--dir", folder)[0] == 0
+            assert child.wait(TIMEOUT_S) == 0
+        finally:
+            child.kill()
+    assert nothing_runs(folder)
+    assert "did not stop well" not in log.read_text()
+    assert dev("run", "--detach", "--dir", folder, "--nginx")[0] == 0
+    assert json.loads((folder / "cluster.json").read_text())["nginx"][0]["argv"] == entry["argv"]
+    assert entries(folder)[-1]["http"] == entry["http"]
+    assert dev("stop", "--dir", folder)[0] == 0 and nothing_runs(folder)
+    # Without the option there is none, though the folder once had one.
+    assert dev("run", "--detach", "--dir", folder)[0] == 0
+    assert "nginx" not in json.loads((folder / "cluster.json").read_text())
+
+
 def test_a_second_cluster_on_the_same_folder_is_refused(folder):
     start(folder)
     code, printed = dev("run", "--dir", folder)
@@ -173,6 +208,15 @@ def test_a_taken_port_is_refused(folder):
     start(folder, "--profiles", 3)
 
 
+def test_a_taken_port_of_nginx_is_refused(folder):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        code, printed = dev("run", "--dir", folder, "--port", 0, "--nginx", other.getsockname()[1])
+    assert code == 1 and "taken by another process" in printed and "use another --nginx" in printed, printed
+    assert nothing_runs(folder)
+
+
 def test_ports_are_kept_and_never_given_twice(folder):
     start(folder, "--gateways", 2)
     before = {entry["id"]: entry for entry in entries(folder)}
@@ -188,7 +232,7 @@ def test_ports_are_kept_and_never_given_twice(folder):
 @pytest.mark.parametrize("options, hint", [
     (("--rf", 4), "raise --profiles"), (("--rf", 2, "--aggregates", 1), "raise --aggregates"),
     (("--rf", 0), "1 or more"), (("--profiles", -1), "1 or more"), (("--port", 70000), "--port"),
-    (("--arg", "x9=--wal=async"), "x9"), (("--arg", "wal"), "WHO=")])
+    (("--nginx", 70000), "--nginx"), (("--arg", "x9=--wal=async"), "x9"), (("--arg", "wal"), "WHO=")])
 def test_options_that_make_no_sense_are_refused(folder, options, hint):
     code, printed = dev("run", "--dir", folder, *options)
     assert code == 1 and hint in printed, printed
