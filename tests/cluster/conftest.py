@@ -8,7 +8,7 @@ import tempfile
 import pytest
 
 from api import Gateway
-from running import BIN_DIR, RunningCluster
+from running import BEHIND_NGINX, BIN_DIR, RunningCluster
 
 FAILED = pytest.StashKey[bool]()
 
@@ -48,12 +48,13 @@ def _run(options, failed):
 @pytest.fixture(scope="session")
 def cluster(request):
     # Replicated, so that whatever the tests of the surface ask holds for replicas.
-    yield from _run({"rf": 3}, lambda: request.session.stash.get(FAILED, False))
+    options = {"gateways": 2, "nginx": True} if BEHIND_NGINX else {}
+    yield from _run({"rf": 3, **options}, lambda: request.session.stash.get(FAILED, False))
 
 
 @pytest.fixture
 def gateway(cluster):
-    return Gateway(cluster.http[0])
+    return Gateway(cluster.nginx if BEHIND_NGINX else cluster.http[0])
 
 
 @pytest.fixture(scope="module")

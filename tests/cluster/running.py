@@ -26,6 +26,8 @@ BIN_DIR = pathlib.Path(os.environ.get("ALLEZON_BIN_DIR", ROOT / "build" / "relea
 SHORT = os.environ.get("ALLEZON_TEST_SHORT", "") not in ("", "0")
 # Time limits are multiplied by it; a sanitizer makes the programs several times slower.
 TIME_SCALE = float(os.environ.get("ALLEZON_TEST_TIME_SCALE", "1"))
+# What asks the fixture `gateway` asks two gateways through nginx.
+BEHIND_NGINX = os.environ.get("ALLEZON_TEST_NGINX", "") not in ("", "0")
 READY_TIMEOUT_S = 60 * TIME_SCALE
 STOP_TIMEOUT_S = 30 * TIME_SCALE
 
@@ -39,11 +41,11 @@ class RunningCluster(Cluster):
     """A Cluster (local/cluster.py) on free ports, watched so that nothing survives its test."""
 
     def __init__(self, folder, *, gateways=1, profiles=3, aggregates=3, rf=None, write_quorum=None,
-                 extra_args=None, env=None, log_level="info", hosts=None, prefixes=None, proxies=None,
+                 nginx=False, extra_args=None, env=None, log_level="info", hosts=None, prefixes=None, proxies=None,
                  names=None):
         settings = make_settings(folder, gateways=gateways, profiles=profiles,
                                  aggregates=aggregates, rf=rf,
-                                 write_quorum=write_quorum)
+                                 write_quorum=write_quorum, nginx=int(nginx))
         super().__init__(folder, BIN_DIR, settings, extra_args=extra_args, env=env,
                          log_level=log_level, hosts=hosts, prefixes=prefixes, fronts=proxies and proxies.fronts,
                          note=print)
@@ -74,6 +76,11 @@ class RunningCluster(Cluster):
     def http(self):
         """host:port of each gateway."""
         return [entry["http"] for entry in self.entries["gateways"]]
+
+    @property
+    def nginx(self):
+        """host:port of the nginx before the gateways; only with nginx=True."""
+        return self.entries["nginx"][0]["http"]
 
     @property
     def profiles(self):

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from api import make_tag, unique
+from running import BEHIND_NGINX
 
 ALL = "time_range=1970-01-01T00:00:00_2100-01-01T00:00:00"
 
@@ -40,7 +41,8 @@ def still_alive(gateway, cluster):
 
 @pytest.mark.parametrize("target", ["/", "/user_tag", "/user_tags/", "/user_tags/x", "/user_profiles",
                                     "/user_profiles/", "/user_profiles/a/b", "/aggregates/", "/nothing?x=1",
-                                    "/%2e%2e/etc/passwd", "//user_tags", "/USER_TAGS"])
+                                    "//user_tags", "/USER_TAGS", pytest.param("/%2e%2e/etc/passwd", marks=pytest.mark.skipif(
+                                        BEHIND_NGINX, reason="400 of nginx: above the root"))])
 def test_an_unknown_path_is_404(gateway, target):
     response = gateway.request("POST", target, json.dumps(make_tag()))
     assert response.status == 404, response

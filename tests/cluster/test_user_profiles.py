@@ -7,6 +7,7 @@ import urllib.parse
 import pytest
 
 from api import make_tag, time_text, unique, unique_minute
+from running import BEHIND_NGINX, sum_of
 
 ALL = "time_range=1970-01-01T00:00:00_2100-01-01T00:00:00"
 
@@ -87,7 +88,8 @@ def test_tags_of_the_same_time_are_all_kept_in_an_order_that_stays(gateway):
 
 
 @pytest.mark.parametrize("cookie", [
-    "a/b", "a b", "a+b", "a%b", "a?b=c&d", "zażółć", "😀", "..", ".", "a#b", "\"'", "\u0000", "a" * 256, "a;b,c", "%2F",
+    "a/b", "a b", "a+b", "a%b", "a?b=c&d", "zażółć", "😀", "..", ".", "a#b", "\"'", "a" * 256, "a;b,c", "%2F",
+    pytest.param("\u0000", marks=pytest.mark.skipif(BEHIND_NGINX, reason="nginx takes no %00")),
 ])
 def test_any_cookie_is_reached_by_percent_encoding(gateway, cookie):
     cookie = cookie if len(cookie) > 200 else unique() + cookie
@@ -106,9 +108,10 @@ def test_a_plus_in_the_path_is_a_plus(gateway):
 
 def test_cookies_that_begin_alike_are_apart(gateway):
     cookie = unique()
-    for name in (cookie, cookie + "a", cookie + "\u0000"):
+    names = (cookie, cookie + "a", cookie + ("\u0001" if BEHIND_NGINX else "\u0000"))
+    for name in names:
         gateway.store(make_tag(name, origin=urllib.parse.quote(name)))
-    for name in (cookie, cookie + "a", cookie + "\u0000"):
+    for name in names:
         assert [t["cookie"] for t in gateway.profile(name)["views"]] == [name]
 
 
@@ -182,25 +185,21 @@ def test_get_asks_the_same(gateway, history):
     assert response.json() == {"cookie": cookie, "views": views, "buys": buys}
 
 
-def metric(gateway, name, **labels):
-    text = gateway.request("GET", "/metrics").body.decode()
-    total = 0.0
-    for line in text.splitlines():
-        if line.startswith(name) and all(f'{k}="{v}"' in line for k, v in labels.items()):
-            total += float(line.rsplit(" ", 1)[1])
-    return total
+def metric(cluster, name):
+    """Over all gateways."""
+    return sum(sum_of(cluster.metrics(id_), name) for id_ in cluster.ids("gateways"))
 
 
-def test_the_body_is_compared_and_never_changes_the_answer(gateway, history):
+def test_the_body_is_compared_and_never_changes_the_answer(cluster, gateway, history):
     cookie, _, views, buys = history
     right = {"cookie": cookie, "views": views, "buys": buys}
     for body, name in [(json.dumps(right), "allezon_debug_matches_total"),
                        (json.dumps(right, indent=3), "allezon_debug_matches_total"),
                        (json.dumps({**right, "views": views[1:]}), "allezon_debug_mismatches_total"),
                        ("no json", "allezon_debug_mismatches_total")]:
-        before = metric(gateway, name)
+        before = metric(cluster, name)
         response = gateway.request("POST", f"/user_profiles/{cookie}?{ALL}", body)
         assert response.json() == right
-        assert metric(gateway, name) == before + 1, body
+        assert metric(cluster, name) == before + 1, body
     assert "\ncookie" not in gateway.request("GET", "/metrics").body.decode()
     assert cookie not in gateway.request("GET", "/metrics").body.decode()
