@@ -57,7 +57,8 @@ void DrawRetention(Random& random, Knobs& knobs) {
 
 void DrawWalls(Random& random, Knobs& knobs) {
   knobs.wall_skew_us = random.Skewed(kMs, 50 * kMs);
-  if (random.Chance(0.4)) return;
+  // With a W of 1 a node coordinates while it hears no other clock than its own.
+  if (knobs.write_quorum == 1 || random.Chance(0.4)) return;
   // Two nodes are enough to tell which clocks not to go by, but one is not.
   if (knobs.nodes > 1 && random.Chance(0.7)) {
     knobs.wrong_node = static_cast<int>(random.Below(static_cast<uint64_t>(knobs.nodes)));
