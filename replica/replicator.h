@@ -105,9 +105,9 @@ class Replicator {
   uint64_t next_write_ ABSL_GUARDED_BY(mutex_) = 1;
   absl::flat_hash_map<WriteId, Outcome> waiting_ ABSL_GUARDED_BY(mutex_);
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
-  Instant next_note_ = 0;     // of the ticks' thread
-  Instant next_metrics_ = 0;  // the same
-  Instant next_look_ = 0;     // the same
+  Instant next_note_ = 0;            // of the ticks' thread
+  Instant next_metrics_ = 0;         // the same
+  Instant next_look_ = 0;            // the same
   bool is_reached_ = false;          // the same
   Instant could_serve_at_ = kNever;  // the same
   std::atomic<bool> is_looking_ = false;

@@ -126,10 +126,10 @@ void StartIdentify(const std::shared_ptr<grpc::Channel>& channel, const v1::Node
   call->request.set_placement_version(placement_version);
   const auto stub = v1::ReplicaService::NewStub(channel);
   stub->async()->SyncNow(&call->context, &call->request, &call->response,
-                        [call, done = std::move(done)](const grpc::Status& status) {
-                          done(status.ok() ? CheckAnswerBy(call->response.by(), call->request.to())
-                                           : rpc::FromGrpc(status));
-                        });
+                         [call, done = std::move(done)](const grpc::Status& status) {
+                           done(status.ok() ? CheckAnswerBy(call->response.by(), call->request.to())
+                                            : rpc::FromGrpc(status));
+                         });
 }
 
 // HealthCheckResponse { ServingStatus status = 1; } with SERVING = 1. The service's messages come

@@ -186,9 +186,9 @@ void Lane::Send(std::unique_ptr<Batch> batch) {
       &sent->context, method_, grpc::StubOptions(), sent->request, sent->response,
       [this, sent](const grpc::Status& status) {
         // What somebody else stored is no more stored than what he refuses.
-        Received(sent, status.ok() ? rpc::ToGrpc(CheckAnswerBy(sent->response->by(),
-                                                               sent->request->to()))
-                                   : status);
+        Received(sent, status.ok()
+                           ? rpc::ToGrpc(CheckAnswerBy(sent->response->by(), sent->request->to()))
+                           : status);
       });
 }
 

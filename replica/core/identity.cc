@@ -209,9 +209,8 @@ bool Identities::WasAccepted() const {
 
 bool Identities::IsReachedByAll() const {
   absl::ReaderMutexLock lock(&mutex_);
-  return std::all_of(known_.begin(), known_.end(), [](const Known& known) {
-    return !known.has_accepted || known.has_called;
-  });
+  return std::all_of(known_.begin(), known_.end(),
+                     [](const Known& known) { return !known.has_accepted || known.has_called; });
 }
 
 absl::Status Identities::MustEnd() const {

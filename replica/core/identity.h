@@ -84,7 +84,7 @@ class Identities {
   // The latest process that was introduced as an instance.
   struct Known {
     std::string disk;
-    uint64_t incarnation = 0;  // 0: none was
+    uint64_t incarnation = 0;   // 0: none was
     bool has_accepted = false;  // it took this process for the node
     bool has_called = false;    // it has polled this process
   };
