@@ -4,6 +4,7 @@
 // positional arguments, and brings flags of its own (--flagfile, --fromenv, …).
 #include "rpc/flags.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
@@ -119,11 +120,12 @@ class Parser {
   std::vector<std::string> errors_;
 };
 
-bool AsksForHelp(const std::vector<std::string_view>& arguments) {
-  for (const std::string_view argument : arguments) {
-    if (argument == "--help" || argument == "-help" || argument == "-h") return true;
-  }
-  return false;
+bool AsksForHelp(std::string_view argument) {
+  return argument == "--help" || argument == "-help" || argument == "-h";
+}
+
+bool AsksForVersion(std::string_view argument) {
+  return argument == "--version" || argument == "-version";
 }
 
 std::string HelpText(const Flags& flags, std::string_view program, std::string_view summary) {
@@ -140,6 +142,12 @@ std::string HelpText(const Flags& flags, std::string_view program, std::string_v
   return text;
 }
 
+// Prints an answer to the one who asked for it, and ends the process.
+[[noreturn]] void Answer(const std::string& text) {
+  const bool written = std::fputs(text.c_str(), stdout) >= 0 && std::fflush(stdout) == 0;
+  std::exit(written ? 0 : 1);
+}
+
 }  // namespace
 
 void ParseFlags(int argc, char** argv, std::string_view summary) {
@@ -148,10 +156,11 @@ void ParseFlags(int argc, char** argv, std::string_view summary) {
   const std::vector<std::string_view> arguments(argv + (argc > 0 ? 1 : 0), argv + argc);
   const Flags flags = OwnFlags();
 
-  if (AsksForHelp(arguments)) {
-    const std::string text = HelpText(flags, program, summary);
-    const bool written = std::fputs(text.c_str(), stdout) >= 0 && std::fflush(stdout) == 0;
-    std::exit(written ? 0 : 1);
+  if (std::any_of(arguments.begin(), arguments.end(), AsksForHelp)) {
+    Answer(HelpText(flags, program, summary));
+  }
+  if (std::any_of(arguments.begin(), arguments.end(), AsksForVersion)) {
+    Answer(absl::StrCat(program, " ", ALLEZON_VERSION, "\n"));
   }
   Parser parser(flags);
   parser.ReadEnvironment();

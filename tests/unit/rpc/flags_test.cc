@@ -129,6 +129,16 @@ TEST(FlagsTest, HelpNamesEveryOwnFlagWithItsDefaultAndEndsWithZero) {
   }
 }
 
+TEST(FlagsTest, VersionNamesTheProgramAndItsVersionAndEndsWithZero) {
+  for (const char* version : {"--version", "-version"}) {
+    const Outcome outcome = RunProgram({"--shards=9", version});
+    EXPECT_EQ(outcome.exit_code, 0);
+    EXPECT_THAT(outcome.err, IsEmpty());
+    EXPECT_EQ(outcome.out, "rpc_flags_program " ALLEZON_VERSION "\n");
+  }
+  EXPECT_THAT(RunProgram({"--version", "--help"}).out, testing::StartsWith("A process"));
+}
+
 TEST(FlagsTest, WhatIsNoFlagIsRefused) {
   ExpectRefused({"--no_such=1"}, {}, "unknown flag: --no_such");
   ExpectRefused({"--flagfile=x"}, {}, "unknown flag: --flagfile");
