@@ -211,6 +211,14 @@ def push(buildah: Buildah, image: str, options: argparse.Namespace) -> str:
         return f"{tagged}@{digest.read_text(encoding='utf-8').strip()}"
 
 
+def tell_workflow(**outputs: str) -> None:
+    """Gives later steps of a workflow of GitHub what they have to name."""
+    path = os.environ.get("GITHUB_OUTPUT")
+    if path:
+        with open(path, "a", encoding="utf-8") as file:
+            file.writelines(f"{name}={value}\n" for name, value in outputs.items())
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="./dev image", allow_abbrev=False,
                                      description="Builds the container image, with its SBOM.")
@@ -251,7 +259,10 @@ def main() -> int:
         if size_mb > SIZE_MAX_MB:
             raise ImageError(f"the image is {size_mb:.1f} MB, over {SIZE_MAX_MB} MB")
         if options.push:
-            print(f"pushed   {push(buildah, image, options)}")
+            pushed = push(buildah, image, options)
+            print(f"pushed   {pushed}")
+            digest = pushed.rsplit("@", 1)[1]
+        tell_workflow(digest=digest, sbom=str(bom.relative_to(ROOT)))
     except (ImageError, sbom.SbomError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
