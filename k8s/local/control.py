@@ -75,7 +75,7 @@ def start(programs: pathlib.Path) -> None:
         "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
         f"--service-account-key-file={users / 'accounts.key'}",
         f"--service-account-signing-key-file={users / 'accounts.key'}",
-        "--allow-privileged=true", "--enable-aggregator-routing=true")
+        "--allow-privileged=true", "--kubelet-preferred-address-types=InternalIP")
     processes.wait_for("the apiserver", ready, 90, ("etcd", "kube-apiserver"))
     processes.start(
         "kube-controller-manager", CONTROL, programs / "kube-controller-manager",

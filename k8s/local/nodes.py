@@ -78,8 +78,7 @@ def _hierarchies() -> list[pathlib.Path]:
     """Those of cgroup v1, or the one of v2."""
     if (CGROUPS / "cgroup.controllers").exists():
         return [CGROUPS]
-    return [path for path in CGROUPS.iterdir() if path.is_dir() and not path.is_symlink()
-            and path.name != "unified"]
+    return [path for path in CGROUPS.iterdir() if path.is_dir() and not path.is_symlink()]
 
 
 def _make_cgroups(node: Node) -> None:
