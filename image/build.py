@@ -15,15 +15,16 @@ import datetime
 import json
 import os
 import pathlib
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 
-import sbom
-
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "k8s/tools"))
+import sbom  # noqa: E402
+from manifests import project_version as version  # noqa: E402
+
 WORK = ROOT / "build/image"
 BASE = "docker.io/library/debian:bookworm-slim"  # what the Dockerfile's FROM resolves to
 RELEASE = "bookworm"
@@ -63,14 +64,6 @@ def run(*command: str, quiet: bool = False, text: str | None = None) -> str:
 
 def git(*arguments: str) -> str:
     return run("git", "-C", str(ROOT), "-c", f"safe.directory={ROOT}", *arguments, quiet=True)
-
-
-def version() -> str:
-    text = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
-    match = re.search(r"^project\(allezon VERSION (\d+\.\d+\.\d+)", text, re.MULTILINE)
-    if not match:
-        raise ImageError("CMakeLists.txt has no project(allezon VERSION x.y.z)")
-    return match[1]
 
 
 def commit() -> Commit:
@@ -263,7 +256,7 @@ def main() -> int:
             print(f"pushed   {pushed}")
             digest = pushed.rsplit("@", 1)[1]
         tell_workflow(digest=digest, sbom=str(bom.relative_to(ROOT)))
-    except (ImageError, sbom.SbomError, OSError) as error:
+    except (ImageError, sbom.SbomError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
