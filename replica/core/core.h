@@ -189,6 +189,7 @@ class Core {
   Instant own_wall_at_ = 0;
   std::unique_ptr<ExpiryRound> expiry_;  // null while no round is under way
   Instant next_expiry_ = kNever;
+  size_t expiries_failed_ = 0;
   Quorum quorum_;
   Freshness freshness_;
   std::vector<uint64_t> received_;  // by instance

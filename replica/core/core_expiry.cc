@@ -32,8 +32,8 @@ void Core::Expire(std::vector<ExpiryCandidate> candidates, Instant now, Actions&
   next_expiry_ = now + (is_all ? RetentionMarginS(options_.retention_s) * kSecondUs : 0);
   // Nothing that was accepted by now has a later stamp.
   const WallUs latest_us = clock_.NotBeforeUs(now) + StampSlackUs(options_.retention_s);
-  expiry_ =
-      std::make_unique<ExpiryRound>(options_.retention_s, *horizon_s, latest_us / kSecondUs + 1);
+  expiry_ = std::make_unique<ExpiryRound>(options_.retention_s, *horizon_s,
+                                          latest_us / kSecondUs + 1, now);
   const size_t others = placement_.replication_factor - options_.write_quorum;
   for (const ExpiryCandidate& candidate : candidates) {
     const ShardId shard = candidate.bucket.shard;
@@ -48,21 +48,23 @@ void Core::Expire(std::vector<ExpiryCandidate> candidates, Instant now, Actions&
   for (auto& [peer, request] : expiry_->Requests(placement_.version)) {
     const CallId id = next_id_++;
     calls_[id] = {peer, now, CallKind::kExpiry};
-    actions.calls.push_back({peer, id, options_.sync_timeout_us, std::move(request)});
+    actions.calls.push_back({peer, id, kExpiryRoundMaxUs, std::move(request)});
   }
   DecideExpiry(now, actions);
 }
 
 std::vector<uint32_t> Core::PeersToAskAbout(ShardId shard) const {
   const size_t needed = placement_.replication_factor - options_.write_quorum;
+  const std::vector<router::Replica>& replicas = placement_.replicas[shard];
   std::vector<uint32_t> peers;
-  for (const router::Replica& replica : placement_.replicas[shard]) {
-    if (peers.size() == needed) break;
-    if (replica.instance == options_.self || !freshness_.Reachable(replica.instance) ||
-        freshness_.IsUnjoined(replica.instance, shard)) {
+  for (size_t i = 0; i < replicas.size() && peers.size() < needed; ++i) {
+    // One that was too slow to answer is not asked again and again where there are others.
+    const uint32_t peer = replicas[(i + expiries_failed_) % replicas.size()].instance;
+    if (peer == options_.self || !freshness_.Reachable(peer) ||
+        freshness_.IsUnjoined(peer, shard)) {
       continue;
     }
-    peers.push_back(replica.instance);
+    peers.push_back(peer);
   }
   return peers;
 }
@@ -70,9 +72,13 @@ std::vector<uint32_t> Core::PeersToAskAbout(ShardId shard) const {
 void Core::DecideExpiry(Instant now, Actions& actions) {
   if (!expiry_->is_decided()) return;
   ExpireRanges expire;
-  expire.ranges = expiry_->Decide();
   expire.only_whole = true;
-  if (expiry_->has_failed()) next_expiry_ = now + kExpiryRetryUs;
+  const bool is_too_late = expiry_->is_too_late(now);
+  if (!is_too_late) expire.ranges = expiry_->Decide();
+  if (is_too_late || expiry_->has_failed()) {
+    next_expiry_ = now + kExpiryRetryUs;
+    ++expiries_failed_;
+  }
   expiry_.reset();
   // It may have been stopped meanwhile.
   std::erase_if(expire.ranges, [&](const v1::ExpiredRange& range) {

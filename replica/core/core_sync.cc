@@ -10,8 +10,8 @@
 namespace allezon::replica {
 namespace {
 
-// A node that has all that was accepted is told by its peers of what they expired within so many
-// times the retention; what is older it has known for long.
+// Where a peer has only expired something, it is asked for what it expired within so many times the
+// retention. What is older and not known here is left to the next sync.
 constexpr WallS kExpiredWindow = 2;
 // How far pulling may be ahead of its rate: what is little is pulled without a pause.
 constexpr Instant kSyncBurstUs = kTickUs;
@@ -64,10 +64,6 @@ void Core::StartSessions(Instant now, Actions& actions) {
 bool Core::StartSession(Peer& peer, Instant now, Actions& actions) {
   SyncSession::Scope scope;
   scope.shards = ShardsToPull(peer, now);
-  if (const auto agreed_us = clock_.NotAfterUs(now)) {
-    scope.expired_since_s = static_cast<uint32_t>(
-        std::max<WallS>(*agreed_us / 1'000'000 - kExpiredWindow * options_.retention_s, 0));
-  }
   if (!scope.shards.empty()) {
     // A silent replica whose writes keep coming in at this peer would have it pulled from all the
     // time.
@@ -80,6 +76,10 @@ bool Core::StartSession(Peer& peer, Instant now, Actions& actions) {
              now >= peer.expired_asked + options_.poll_period_us) {
     scope.shards = peer.shared;
     scope.only_expired = true;
+    if (const auto agreed_us = clock_.NotAfterUs(now)) {
+      scope.expired_since_s = static_cast<uint32_t>(
+          std::max<WallS>(*agreed_us / 1'000'000 - kExpiredWindow * options_.retention_s, 0));
+    }
     peer.expired_adopted = peer.expired_version;
     peer.expired_asked = now;
   } else {

@@ -9,7 +9,8 @@
 // with this one they are a read quorum, and whatever was acknowledged or acknowledged again before
 // the round is on one of them. What is accepted during the round has a stamp of now, and is not
 // covered by `through_s`. And (3) neither stamps nor the decision go by the clock of one node
-// (AgreedClock).
+// (AgreedClock). A round that takes long decides nothing: queries take what was accepted after
+// its begin for what came after the expiry.
 //
 // A plain object of the core, not thread-safe.
 #pragma once
@@ -27,13 +28,18 @@ namespace allezon::replica {
 
 // Of one round, and so of one ReadNewest; replica.proto promises it.
 inline constexpr size_t kExpiryBucketsMax = 10'000;
+// Not above what the cut of a decision's time to seconds covers.
+inline constexpr Instant kExpiryRoundMaxUs = 1'000'000;
 
 class ExpiryRound {
  public:
   // Buckets are expired whose newest acceptance is not after `horizon_s`. `decided_at_s` is not
-  // before the stamp of anything that was accepted by now.
-  ExpiryRound(WallS retention_s, WallS horizon_s, WallS decided_at_s)
-      : retention_s_(retention_s), horizon_s_(horizon_s), decided_at_s_(decided_at_s) {}
+  // before the stamp of anything that was accepted by `now`.
+  ExpiryRound(WallS retention_s, WallS horizon_s, WallS decided_at_s, Instant now)
+      : retention_s_(retention_s),
+        horizon_s_(horizon_s),
+        decided_at_s_(decided_at_s),
+        begun_(now) {}
 
   // A bucket, and the others that are to be asked about it.
   void Add(const ExpiryCandidate& candidate, const std::vector<uint32_t>& peers);
@@ -42,6 +48,7 @@ class ExpiryRound {
   // A peer answered; where it did not, or not for all buckets, those that it was asked about stay.
   void Answered(uint32_t peer, const absl::Status& status, const v1::ReadNewestResponse& response);
   bool is_decided() const { return open_ == 0; }
+  bool is_too_late(Instant now) const { return now > begun_ + kExpiryRoundMaxUs; }
   // Whether some buckets stay because nobody could be asked about them.
   bool has_failed() const { return has_failed_; }
   void NoteFailure() { has_failed_ = true; }
@@ -58,6 +65,7 @@ class ExpiryRound {
   const WallS retention_s_;
   const WallS horizon_s_;
   const WallS decided_at_s_;
+  const Instant begun_;
   std::vector<Bucket> buckets_;
   std::map<uint32_t, std::vector<size_t>> asked_;  // by peer, indexes into buckets_
   size_t open_ = 0;                                // peers that have not answered

@@ -100,7 +100,7 @@ SyncSession::Next SyncSession::AskExpired() {
   request.set_placement_version(placement_version_);
   request.mutable_shards()->Add(expired_of_.begin(), expired_of_.end());
   if (expired_after_) *request.mutable_after() = *expired_after_;
-  if (scope_.with_rows.empty()) request.set_since_s(scope_.expired_since_s);
+  request.set_since_s(scope_.expired_since_s);
   return PeerRequest(std::move(request));
 }
 

@@ -39,7 +39,8 @@ class SyncSession {
     absl::flat_hash_set<ShardId> with_rows;
     // Nothing but what the peer has expired.
     bool only_expired = false;
-    // Only what was expired then or later; does not count for shards with rows.
+    // With it: only what was expired then or later. What is older and missing here shows in the
+    // hashes that digests are compared with, and then everything is asked for.
     uint32_t expired_since_s = 0;
   };
 

@@ -93,17 +93,16 @@ Time Oracle::StampErrorMax() const {
 }
 
 bool Oracle::IsExpired(uint32_t tag, Time accepted_us, const SimStore& store) const {
+  if (world_.now() - accepted_us < knobs_.core.retention_s * kSecond) return false;
   return AnyBody(tag, [&](uint32_t body) {
     const EventRef& event = tags_[body].event;
-    const uint32_t through_s = store.ExpiredThroughS(event->shard, MinuteOf(event));
-    return through_s != 0 && through_s * kSecond + StampErrorMax() >= TrueWallUs(accepted_us);
+    return store.ExpiredThroughS(event->shard, MinuteOf(event)) != 0;
   });
 }
 
 bool Oracle::Holds(const Acknowledgement& acknowledgement, const SimStore& store) const {
   if (!HasRow(acknowledgement.tag, store)) return false;
-  if (InLog(acknowledgement.tag, store)) return true;
-  return world_.now() - acknowledgement.accepted_us >= knobs_.core.retention_s * kSecond &&
+  return InLog(acknowledgement.tag, store) ||
          IsExpired(acknowledgement.tag, acknowledgement.accepted_us, store);
 }
 
@@ -312,8 +311,7 @@ void Oracle::CheckSynced(int node, int peer, ShardId shard, const Holdings& held
       continue;
     }
     // Retention has taken it here, while the copy there had got a later stamp on its way.
-    if (world_.now() - first.accepted_us >= knobs_.core.retention_s * kSecond &&
-        IsExpired(IndexOf(event), first.accepted_us, here) && HasRow(IndexOf(event), here)) {
+    if (IsExpired(IndexOf(event), first.accepted_us, here) && HasRow(IndexOf(event), here)) {
       continue;
     }
     // What was not acknowledged may have another stamp at each, and go at one.
@@ -399,7 +397,7 @@ void Oracle::CheckMinute(const Cluster& cluster, int64_t minute) {
         absl::StrCat("a query is answered with tag ", IndexOf(event), ", accepted at ",
                      first.taken_us, " us, and without tag ", gone,
                      " of the same minute, which was expired at ", *gone_at, " us"),
-        event->shard, IndexOf(event));
+        tags_[gone].event->shard, gone);
   }
 }
 

@@ -132,6 +132,8 @@ class Oracle {
   bool AnyBody(uint32_t tag, Predicate predicate) const;
   bool InLog(uint32_t tag, const SimStore& store) const;
   bool HasRow(uint32_t tag, const SimStore& store) const;
+  // Whether the contract owes it no more, and retention has expired its minute here. Whoever
+  // decided that may not have been told of the last acceptance: others had expired it already.
   bool IsExpired(uint32_t tag, Time accepted_us, const SimStore& store) const;
   // Whether the store has what was acknowledged then, or retention rightly took it.
   bool Holds(const Acknowledgement& acknowledgement, const SimStore& store) const;

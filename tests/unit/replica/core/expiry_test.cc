@@ -77,7 +77,8 @@ class ExpiryTest : public testing::Test {
         held_.calls.push_back(std::move(call));
         continue;
       }
-      core_->CallEnded(call.id, absl::OkStatus(), AnswerOf(call), now_, next);
+      PeerResponse answer = AnswerOf(call);  // it may take time
+      core_->CallEnded(call.id, absl::OkStatus(), std::move(answer), now_, next);
     }
     for (Actions::Storage& storage : actions.storage) {
       if (auto* expire = std::get_if<ExpireRanges>(&storage.request)) {
@@ -103,11 +104,14 @@ class ExpiryTest : public testing::Test {
     }
     if (std::holds_alternative<v1::ReadNewestRequest>(call.request)) {
       asked_.push_back(call.peer);
+      now_ += newest_takes_us_;
       v1::ReadNewestResponse answer;
       answer.add_newest_accepted_s(newest_s_);
       return answer;
     }
     if (std::holds_alternative<v1::ReadExpiredRequest>(call.request)) {
+      ++records_asked_;
+      if (std::get<v1::ReadExpiredRequest>(call.request).since_s() > 0) only_lately_ = true;
       v1::ReadExpiredResponse answer;
       if (told_.through_s() != 0) *answer.add_ranges() = told_;
       return answer;
@@ -153,6 +157,7 @@ class ExpiryTest : public testing::Test {
   Instant now_ = 0;
   WallUs skew_us_[3] = {};
   uint32_t newest_s_ = 0;
+  Instant newest_takes_us_ = 0;
   uint64_t version_ = 1;
   v1::ExpiredRange told_;
   std::vector<uint32_t> asked_;
@@ -161,6 +166,8 @@ class ExpiryTest : public testing::Test {
   bool holds_hours_ = false;  // no answer about hours comes
   Actions held_;
   int rows_asked_ = 0;
+  int records_asked_ = 0;
+  bool only_lately_ = false;  // some of them
   int ticks_not_serving_ = 0;
 };
 
@@ -199,6 +206,33 @@ TEST_F(ExpiryTest, WhoMayLackSomethingDecidesNothing) {
   Expire(kOld);
   EXPECT_TRUE(asked_.empty());
   EXPECT_TRUE(expired_.empty());
+}
+
+// Queries take what was accepted after the round began for what came after the expiry.
+TEST_F(ExpiryTest, ARoundThatTakesLongDecidesNothingAndTheNextOneAsksAnother) {
+  RunUntilServing();
+  newest_takes_us_ = kExpiryRoundMaxUs + 1;
+  Expire(kOld);
+  EXPECT_TRUE(expired_.empty());
+  newest_takes_us_ = kExpiryRoundMaxUs;
+  Run(100);
+  Expire(kOld);
+  EXPECT_FALSE(expired_.empty());
+  ASSERT_EQ(asked_.size(), 2u);
+  EXPECT_NE(asked_[0], asked_[1]);
+}
+
+// However long ago the peer decided it: this node may have been cut off since.
+TEST_F(ExpiryTest, ASyncAsksForAllThatAPeerHasExpired) {
+  RunUntilServing();
+  Run(100);
+  only_lately_ = false;
+  records_asked_ = 0;
+  differs_ = true;
+  core_->SyncNow(core_->shards());
+  Run(100);
+  EXPECT_FALSE(only_lately_);
+  EXPECT_GT(records_asked_, 0);
 }
 
 TEST_F(ExpiryTest, NoClockThatIsWrongMakesAnythingGoEarly) {
