@@ -15,7 +15,9 @@ from inner import Node
 from load import Load, short
 from placement import Instance, keyed_event_id, make_placement, parse_instances, shard_of
 from running import READY_TIMEOUT_S, ROOT, SHORT, wait_until
-from verify import PATIENCE_S, TagLine, UsageError, parse_time, verify
+from verify import PATIENCE_S, verify
+from verify_service import UsageError
+from verify_tags import TagLine, parse_time
 
 NODES = 5
 TAGS = 60
