@@ -18,8 +18,6 @@ EventId ToId(std::string_view bytes) {
 
 int64_t HourOf(int64_t minute) { return (minute - (((minute % 60) + 60) % 60)) / 60; }
 
-int64_t MinuteOf(const EventRef& event) { return router::MinuteOf(event->time_ms); }
-
 bool IsKeyed(const EventRef& event) { return router::IsKeyed(router::AsBytes(event->id)); }
 
 void AppendBigEndian(uint64_t value, int bytes, std::string& key) {

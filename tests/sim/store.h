@@ -33,6 +33,7 @@ struct TagContent {
 };
 
 inline uint32_t IndexOf(const EventRef& event) { return TagContent::Parse(event->tag).index; }
+inline int64_t MinuteOf(const EventRef& event) { return router::MinuteOf(event->time_ms); }
 // The same event, accepted at another time.
 EventRef WithStamp(const EventRef& event, uint32_t accepted_s);
 // Of two tags with one idempotency key the one with the smaller hash is kept.
