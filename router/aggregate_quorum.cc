@@ -113,13 +113,17 @@ class QuorumScan {
     const auto [group, round] = asked_[&call];
     // Of a round that is over.
     if (group->is_agreed || round != group->round) return absl::OkStatus();
-    if (!call.status.ok()) {
-      if (!IsRetryableRead(call.status)) return call.status;
-      error_ = call.status;
+    const absl::Status status = call.status.ok() ? totals_.Check(call.response) : call.status;
+    if (IsFaultOfOne(status)) {
+      std::erase(group->replicas, call.instance);
+      return group->ballot->GaveUp(call.instance, absl::Now()) ? absl::OkStatus() : status;
+    }
+    if (IsTransient(status)) {
+      error_ = status;
       group->ballot->Failed(call.instance, absl::Now());
       return absl::OkStatus();
     }
-    if (absl::Status s = totals_.Check(call.response); !s.ok()) return s;
+    if (!status.ok()) return status;
     nodes_.pace().Observe(call.took);
     group->ballot->Answered(call.instance);
     group->answers.push_back(&call);

@@ -58,7 +58,8 @@ class Scan {
         query_(query),
         deadline_(deadline),
         totals_(query),
-        failed_(placement_.instances.size()) {}
+        failed_(placement_.instances.size()),
+        broken_(placement_.instances.size()) {}
 
   absl::StatusOr<std::vector<AggregateBucket>> Run() {
     std::vector<ShardId> all(placement_.shards());
@@ -143,15 +144,21 @@ class Scan {
     Part* found = nullptr;
     ForEach(parts_, [&](Part& part) { found = part.call == &call ? &part : found; });
     if (found == nullptr) return absl::OkStatus();
-    if (call.status.ok()) {
-      if (absl::Status s = totals_.Check(call.response); !s.ok()) return s;
+    const absl::Status status = call.status.ok() ? totals_.Check(call.response) : call.status;
+    if (status.ok()) {
       nodes_.pace().Observe(call.took);
       failed_[call.instance] = false;
       found->state = Part::State::kAnswered;
       return absl::OkStatus();
     }
-    if (!IsRetryableRead(call.status)) return call.status;
-    error_ = call.status;
+    if (IsFaultOfOne(status)) {
+      broken_[call.instance] = true;
+      if (!Plan(found->shards, broken_)) return status;
+    } else if (IsTransient(status)) {
+      error_ = status;
+    } else {
+      return status;
+    }
     failed_[call.instance] = true;
     found->state = Part::State::kFailed;
     if (found->instead.empty() && !AskInstead(*found, failed_)) found->due = absl::Now() + kPause;
@@ -175,7 +182,7 @@ class Scan {
         // Where there is nobody else it stays with the one that was asked.
         if (!AskInstead(*part, banned)) part->due = absl::InfiniteFuture();
       } else {
-        failed_.assign(failed_.size(), false);
+        failed_ = broken_;
         AskInstead(*part, failed_);
       }
     }
@@ -187,6 +194,7 @@ class Scan {
   const absl::Time deadline_;
   AggregateTotals totals_;
   std::vector<bool> failed_;  // by instance: its last answer was an error
+  std::vector<bool> broken_;  // that, and it will not answer anything else
   absl::Status error_ = absl::DeadlineExceededError("no answer in time");
   ScanCalls calls_;
   std::vector<Part> parts_;

@@ -65,7 +65,17 @@ void Ballot::Answered(uint32_t instance) {
 }
 
 void Ballot::Failed(uint32_t instance, absl::Time now) {
-  Find(instance).state = State::kFailed;
+  Ended(Find(instance), State::kFailed, now);
+}
+
+bool Ballot::GaveUp(uint32_t instance, absl::Time now) {
+  Ended(Find(instance), State::kGivenUp, now);
+  ++given_up_;
+  return members_.size() - given_up_ >= needed_;
+}
+
+void Ballot::Ended(Member& member, State state, absl::Time now) {
+  member.state = state;
   --asked_;
   due_ = now;
   if (Pick() != nullptr) return;

@@ -27,13 +27,15 @@ class Ballot {
   // When Due has something again if nothing happens before.
   absl::Time due() const { return due_; }
 
-  // Both: an instance that was under way.
+  // All three: an instance that was under way.
   void Answered(uint32_t instance);
   void Failed(uint32_t instance, absl::Time now);
+  // It will not be asked again. False where too few are left.
+  bool GaveUp(uint32_t instance, absl::Time now);
   bool is_enough() const { return answered_ >= needed_; }
 
  private:
-  enum class State { kUntried, kAsked, kAnswered, kFailed };
+  enum class State { kUntried, kAsked, kAnswered, kFailed, kGivenUp };
   struct Member {
     uint32_t instance = 0;
     State state = State::kUntried;
@@ -41,6 +43,7 @@ class Ballot {
   };
   Member* Pick();
   Member& Find(uint32_t instance);
+  void Ended(Member& member, State state, absl::Time now);
 
   const Channels& channels_;
   const Pace& pace_;
@@ -49,6 +52,7 @@ class Ballot {
   const bool opens_circuits_;
   size_t asked_ = 0;
   size_t answered_ = 0;
+  size_t given_up_ = 0;
   absl::Time due_ = absl::InfinitePast();
 };
 

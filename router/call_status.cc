@@ -31,4 +31,21 @@ absl::Status StatusOfCall(const grpc::Status& status) {
   }
 }
 
+bool IsTransient(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kUnavailable:
+    case absl::StatusCode::kAborted:
+    case absl::StatusCode::kResourceExhausted:
+    case absl::StatusCode::kDeadlineExceeded:
+    case absl::StatusCode::kCancelled:  // by the node, which is shutting down
+      return true;
+    default:
+      return false;
+  }
+}
+
+bool IsFaultOfOne(const absl::Status& status) {
+  return absl::IsDataLoss(status) || absl::IsInternal(status) || absl::IsUnknown(status);
+}
+
 }  // namespace allezon::router

@@ -17,4 +17,10 @@ absl::Status StatusOfCall(const grpc::Status& status);
 // The same, of what CheckAnswerBy said of an answer.
 absl::Status StatusOfAnswer(const absl::Status& said);
 
+// Whether what failed so may succeed a little later, at the same replica or at another one.
+bool IsTransient(const absl::Status& status);
+// Whether the replica has a fault of its own, a broken block for one: another one may answer, but
+// the same one will not. Where all of them say so, the fault is in what was asked.
+bool IsFaultOfOne(const absl::Status& status);
+
 }  // namespace allezon::router

@@ -44,6 +44,7 @@ struct PendingWrite {
   std::shared_ptr<WriteDone> done;
   uint64_t tried = 0;  // replicas of the shard that this round has tried: bit i, the i-th
   uint32_t rounds = 0;
+  bool may_pass = false;  // an attempt of this round failed in a way that another one may not
   // Whether an attempt failed in a way that may have left the event stored. Set by the lane.
   bool maybe_stored = false;
   bool was_hedged = false;  // a copy of this attempt has been sent elsewhere

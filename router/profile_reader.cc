@@ -140,7 +140,11 @@ class GrpcProfileReader final : public ProfileReader {
         if (ballot.is_enough()) return Merge(answers, query.limit, calls);
         continue;
       }
-      if (!IsRetryableRead(call->status)) return call->status;
+      if (IsFaultOfOne(call->status)) {
+        if (!ballot.GaveUp(call->instance, now)) return call->status;
+        continue;
+      }
+      if (!IsTransient(call->status)) return call->status;
       error = call->status;
       if (now >= deadline) return rpc::WithRetryDelay(error, kRetryDelay);
       ballot.Failed(call->instance, now);

@@ -25,12 +25,6 @@
 
 namespace allezon::router {
 
-// Whether another replica, or the same one a little later, may answer what failed so.
-inline bool IsRetryableRead(const absl::Status& status) {
-  return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) ||
-         absl::IsResourceExhausted(status) || absl::IsAborted(status) || absl::IsCancelled(status);
-}
-
 template <typename Request, typename Response>
 class ReadCalls {
  public:

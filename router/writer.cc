@@ -11,6 +11,7 @@
 #include "absl/random/random.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "router/call_status.h"
 #include "router/channels.h"
 #include "router/circuit.h"
 #include "router/lane.h"
@@ -37,19 +38,6 @@ constexpr absl::Duration kAnswerMargin = absl::Milliseconds(20);
 constexpr double kAnswerShare = 0.2;
 // Copies of one write under way at a time.
 constexpr int kCopiesMax = 4;
-
-bool IsRetryable(const absl::Status& status) {
-  switch (status.code()) {
-    case absl::StatusCode::kUnavailable:
-    case absl::StatusCode::kAborted:
-    case absl::StatusCode::kResourceExhausted:
-    case absl::StatusCode::kDeadlineExceeded:
-    case absl::StatusCode::kCancelled:  // by the node, which is shutting down
-      return true;
-    default:
-      return false;
-  }
-}
 
 int Severity(const absl::Status& status) {
   switch (status.code()) {
@@ -191,11 +179,17 @@ class LaneWriter final : public Writer, private Lane::Owner {
     write.was_hedged = false;
     if (IsRefusal(status)) write.refusal = status;
     const absl::Time now = absl::Now();
-    if (stopping_ || !IsRetryable(status) || now >= write.deadline) return Fail(write, status);
+    const bool is_transient = IsTransient(status);
+    if (stopping_ || now >= write.deadline || !(is_transient || IsFaultOfOne(status))) {
+      return Fail(write, status);
+    }
+    write.may_pass = write.may_pass || is_transient;
     if (Choose(write)) {
       retries_total_.Increment();
       return Start(std::move(write));
     }
+    // Where every replica has a fault of its own, the next round would hear the same.
+    if (!std::exchange(write.may_pass, false)) return Fail(write, status);
     write.tried = 0;
     const absl::Time next = now + Backoff(++write.rounds);
     if (next >= write.deadline) return Fail(write, status);
@@ -212,7 +206,7 @@ class LaneWriter final : public Writer, private Lane::Owner {
       maybe_stored = hedge->maybe_stored;
     }
     failures_total_.Increment();
-    if (!IsRetryable(status)) return write.done->Done(status);
+    if (!IsTransient(status)) return write.done->Done(status);
     // Nodes that answer, for want of replicas say, are to be asked again, also where the last
     // attempt came too late; without any answer nobody knows.
     if (maybe_stored && write.refusal.ok()) {

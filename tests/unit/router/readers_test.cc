@@ -274,6 +274,42 @@ TEST_F(ReadersTest, AnAnswerThatLacksAMinuteIsAnError) {
   EXPECT_EQ(Query().status().code(), absl::StatusCode::kInternal);
 }
 
+// A broken block for one: the same node will not answer, and the next one does.
+TEST_F(ReadersTest, AReplicaWithAFaultOfItsOwnIsAnotherOnesAnswer) {
+  Start(3, 3);
+  for (const absl::Status& fault :
+       {absl::DataLossError("a block"), absl::InternalError("x"), absl::UnknownError("y")}) {
+    for (size_t broken = 0; broken < 3; ++broken) {
+      aggregates_[broken]->failure = profiles_[broken]->failure = fault;
+      aggregates_[broken]->fail_next = profiles_[broken]->fail_next = 1'000'000;
+      for (const bool quorum : {false, true}) {
+        ExpectFull(Query(absl::Seconds(20), quorum));
+        for (int i = 0; i < 10; ++i) {
+          const ProfileQuery query{.cookie = absl::StrCat("c", i), .quorum = quorum};
+          EXPECT_TRUE(profile_reader_->Read(query, absl::Now() + absl::Seconds(20)).ok());
+        }
+      }
+      aggregates_[broken]->fail_next = profiles_[broken]->fail_next = 0;
+    }
+  }
+}
+
+TEST_F(ReadersTest, AFaultThatAllReplicasHaveIsToldAtOnce) {
+  Start(3, 3);
+  for (int i = 0; i < 3; ++i) {
+    aggregates_[i]->failure = profiles_[i]->failure = absl::DataLossError("a block");
+    aggregates_[i]->fail_next = profiles_[i]->fail_next = 1'000'000;
+  }
+  const absl::Time begun = absl::Now();
+  for (const bool quorum : {false, true}) {
+    EXPECT_TRUE(absl::IsDataLoss(Query(absl::Minutes(1), quorum).status()));
+    const ProfileQuery query{.cookie = "c", .quorum = quorum};
+    EXPECT_TRUE(
+        absl::IsDataLoss(profile_reader_->Read(query, absl::Now() + absl::Minutes(1)).status()));
+  }
+  EXPECT_LT(absl::Now() - begun, absl::Seconds(30));
+}
+
 // Two nodes that hold different shards of the same minutes.
 TEST_F(ReadersTest, AMinuteThatExpiredInAnyShardIsAnsweredOnlyWhereAllThatIsLeftCameLater) {
   Start(2, 1);

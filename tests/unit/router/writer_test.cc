@@ -201,11 +201,29 @@ TEST_F(WriterTest, ARetryHasTheSameEventId) {
   EXPECT_EQ(ids.begin()->second, 3);
 }
 
-TEST_F(WriterTest, WhatNoRetryCanSaveIsNotRetried) {
-  Start(1);
-  replicas_[0]->FailNext(1, absl::DataLossError("broken"));
+TEST_F(WriterTest, AReplicaWithAFaultOfItsOwnIsAnotherOnesWrite) {
+  Start(2, {}, 2);
+  for (const absl::Status& fault :
+       {absl::DataLossError("a block"), absl::InternalError("x"), absl::UnknownError("y")}) {
+    replicas_[0]->FailNext(1'000'000, fault);
+    for (int i = 0; i < 10; ++i) EXPECT_TRUE(WriteOne().ok());
+    replicas_[0]->FailNext(0, fault);
+  }
+}
+
+TEST_F(WriterTest, AFaultThatAllReplicasHaveIsToldAtOnce) {
+  Start(2, {}, 2);
+  for (auto& replica : replicas_) replica->FailNext(1'000'000, absl::DataLossError("broken"));
   EXPECT_EQ(WriteOne().code(), absl::StatusCode::kDataLoss);
-  EXPECT_EQ(replicas_[0]->batches().size(), 1u);
+  EXPECT_EQ(replicas_[0]->batches().size() + replicas_[1]->batches().size(), 2u);
+}
+
+// One of them may take it a little later.
+TEST_F(WriterTest, AFaultThatOnlySomeHaveIsNoReasonToGiveUp) {
+  Start(2, {}, 2);
+  replicas_[0]->FailNext(1'000'000, absl::DataLossError("broken"));
+  replicas_[1]->FailNext(3, absl::UnavailableError("not now"));
+  EXPECT_TRUE(WriteOne().ok());
 }
 
 TEST_F(WriterTest, WhereOneGoesByAnotherPlacementTheNextOneIsAsked) {
