@@ -58,11 +58,19 @@ Problem WriteProblem(const absl::Status& status, std::string_view what, bool has
 // The lines of one batch that are on their way. Outlives the batch where a write does.
 class Lines {
  public:
+  // `batches`: how many there are, this one among them from now on.
+  explicit Lines(std::shared_ptr<std::atomic<size_t>> batches) : batches_(std::move(batches)) {
+    ++*batches_;
+  }
+  ~Lines() { --*batches_; }
+  Lines(const Lines&) = delete;
+  Lines& operator=(const Lines&) = delete;
+
   // Waits until another line may go; false once one has failed, or the deadline has passed.
   bool Enter(absl::Time deadline) {
     absl::MutexLock lock(&mutex_);
     const auto may_go = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-      return !worst_.ok() || in_flight_ < kBatchLinesInFlightMax;
+      return !worst_.ok() || in_flight_ < Share();
     };
     if (!mutex_.AwaitWithDeadline(absl::Condition(&may_go), deadline) || !worst_.ok()) return false;
     ++in_flight_;
@@ -90,6 +98,13 @@ class Lines {
   }
 
  private:
+  // What others leave is noticed at the next line that leaves.
+  size_t Share() const {
+    return std::clamp(kLinesInFlightMax / batches_->load(std::memory_order_relaxed),
+                      kBatchLinesInFlightMin, kBatchLinesInFlightMax);
+  }
+
+  const std::shared_ptr<std::atomic<size_t>> batches_;
   absl::Mutex mutex_;
   size_t in_flight_ ABSL_GUARDED_BY(mutex_) = 0;
   size_t stored_ ABSL_GUARDED_BY(mutex_) = 0;
@@ -196,6 +211,7 @@ TagIntake::TagIntake(router::Writer& profiles, router::Writer& aggregates, Intak
     : profiles_(profiles),
       aggregates_(aggregates),
       options_(std::move(options)),
+      batches_(std::make_shared<std::atomic<size_t>>(0)),
       tags_accepted_(rpc::MakeCounter("allezon_tags_accepted_total",
                                       "Tags that were stored in both services.")),
       lines_rejected_(rpc::MakeCounter("allezon_batch_lines_rejected_total",
@@ -220,7 +236,7 @@ Response TagIntake::AddBatch(std::string_view body, std::string_view key) {
                                               " lines are no tags; nothing was stored")});
   }
   const absl::Time deadline = absl::Now() + options_.batch_timeout;
-  const auto lines = std::make_shared<Lines>();
+  const auto lines = std::make_shared<Lines>(batches_);
   for (const router::EventRef& event : batch.events) {
     if (!lines->Enter(deadline)) break;
     const auto done = std::make_shared<LineDone>(lines);

@@ -163,11 +163,21 @@ class LaneWriter final : public Writer, private Lane::Owner {
       write.tried = 0;
       chosen = Choose(write).value_or(0);
     }
-    write.tried |= uint64_t{1} << std::min<size_t>(*chosen, 63);
-    const uint32_t instance = placement_.replicas[write.event->shard][*chosen].instance;
-    if (lanes_[instance]->Push(write)) return;
-    Fail(write, absl::ResourceExhaustedError(absl::StrCat(
-                    "too many tags wait for ", placement_.instances[instance].id, " already")));
+    const std::vector<Replica>& replicas = placement_.replicas[write.event->shard];
+    // Where a lane is full another one may not be.
+    for (; chosen; chosen = Choose(write)) {
+      write.tried |= uint64_t{1} << std::min<size_t>(*chosen, 63);
+      if (lanes_[replicas[*chosen].instance]->Push(write)) return;
+    }
+    // At last also one that this round has tried, but not for a copy: another one is under way.
+    if (write.hedge == nullptr || write.hedge->copies_open == 1) {
+      for (const Replica& replica : replicas) {
+        if (lanes_[replica.instance]->Push(write)) return;
+      }
+    }
+    Fail(write,
+         absl::ResourceExhaustedError(absl::StrCat("too many tags wait for the replicas of shard ",
+                                                   write.event->shard, " already")));
   }
 
   void Finished(uint32_t, PendingWrite write, const absl::Status& status) override {

@@ -64,9 +64,9 @@ class Channels;
 class Writer {
  public:
   virtual ~Writer() = default;
-  // Stores `event` by the deadline; retries what is safe with the same event id. A full queue is
-  // kResourceExhausted. `done` is told by the deadline, or, where an instance that got the event
-  // hangs just then, up to a second later.
+  // Stores `event` by the deadline; retries what is safe with the same event id. Full queues of
+  // all replicas are kResourceExhausted. `done` is told by the deadline, or, where an instance that
+  // got the event hangs just then, up to a second later.
   virtual void Write(EventRef event, absl::Time deadline, std::shared_ptr<WriteDone> done) = 0;
 };
 

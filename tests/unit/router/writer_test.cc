@@ -173,6 +173,20 @@ TEST_F(WriterTest, AFullQueueRefusesAtOnceAndSaysWhenToComeBack) {
   outcomes->Await(9);
 }
 
+TEST_F(WriterTest, WhereALaneIsFullAnotherOneIsTaken) {
+  Start(2, {.batches_in_flight_max = 1, .queue_events_max = 5}, 2);
+  for (auto& replica : replicas_) replica->Hold();
+  auto outcomes = std::make_shared<Outcomes>();
+  // One in flight and five in the queue, for each of them.
+  for (int i = 0; i < 12; ++i) {
+    writer_->Write(MakeTestEvent(), absl::Now() + absl::Seconds(30), outcomes);
+  }
+  // They owe their answers for so long that what waits is moved to and fro.
+  absl::SleepFor(absl::Milliseconds(300));
+  for (auto& replica : replicas_) replica->Release();
+  for (const absl::Status& status : outcomes->Await(12)) EXPECT_TRUE(status.ok()) << status;
+}
+
 TEST_F(WriterTest, OneRefusedEventFailsAlone) {
   Start(1, {.batches_in_flight_max = 1});
   replicas_[0]->Hold();
