@@ -78,7 +78,7 @@ void Exchange::BodyGivenBack() {
 void Exchange::SendTold() {
   bool at_end = true;
   try {
-    const bool close = !head.keep_alive || live_->is_leaving() || context_.stopping.load();
+    const bool close = !head.keep_alive || live_->is_leaving() || context_.draining.load();
     at_end = Send({std::move(response_), close});
   } catch (const std::exception& e) {
     rpc::LogError("an answer could not be sent", {{"what", e.what()}});
@@ -86,7 +86,7 @@ void Exchange::SendTold() {
   // Whoever stops the server sets the flag first, and then ends the reading of what is idle; the
   // phase must be idle before the flag is looked at. The descriptor is open until AnswerSent.
   live_->Enter(Phase::kIdle);
-  if (at_end || context_.stopping.load()) live_->EndReading();
+  if (at_end || context_.ending.load()) live_->EndReading();
   live_->AnswerSent(at_end);
 }
 

@@ -66,7 +66,8 @@ class Live {
 struct ExchangeContext {
   const HttpEngine& engine;
   HttpMetrics& metrics;
-  const std::atomic<bool>& stopping;
+  const std::atomic<bool>& draining;  // each answer ends its connection
+  const std::atomic<bool>& ending;    // what is idle ends
   std::chrono::milliseconds write_timeout;
 };
 

@@ -39,8 +39,8 @@ using std::chrono::steady_clock;
 
 // A client that takes longer than this to send a request, or to read its answer, gives way.
 constexpr milliseconds kSlowTime{2000};
-// While draining, how long a connection may stay idle: its request may be on the wire.
-constexpr milliseconds kDrainIdleTime{100};
+// How long one that has begun to connect may take to do so, before the port is closed.
+constexpr milliseconds kHandshakeTime{20};
 // Connections that wait for a thread that is about to be free.
 constexpr size_t kWaitingMax = 1024;
 constexpr milliseconds kAcceptPauseTime{10};
@@ -82,9 +82,12 @@ struct HttpServer::Impl {
         listener(listened),
         wake_fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
         budget(options.body_bytes_total_max),
-        context{engine, metrics, stopping, options.write_timeout} {}
+        context{engine, metrics, draining, ending, options.write_timeout} {}
 
+  // The acceptor's thread: takes clients until the server stops, then those who wait.
   void Accept();
+  // Takes one; false where nobody waits, or nobody can be taken.
+  bool AcceptOne();
   // Finds a thread for a new connection, or ends it.
   void Admit(int fd) ABSL_LOCKS_EXCLUDED(mutex);
   // Ends connections that can be spared until each one that waits has a thread to come; takes out
@@ -109,12 +112,15 @@ struct HttpServer::Impl {
   Api& api;
   const HttpServerOptions options;
   const Listener listener;
-  const int wake_fd;  // readable once the acceptor is to look at `stopping`
+  const int wake_fd;            // readable once the acceptor is to look at `stopping`
+  int64_t accept_logged_s = 0;  // the acceptor's
   BodyBudget budget;
   HttpEngine engine;
   HttpMetrics metrics;
   Refusals refusals;
-  std::atomic<bool> stopping{false};
+  std::atomic<bool> draining{false};  // each answer ends its connection
+  std::atomic<bool> stopping{false};  // nobody may connect any more
+  std::atomic<bool> ending{false};    // what is idle ends
   const ExchangeContext context;
 
   absl::Mutex mutex;
@@ -130,34 +136,58 @@ struct HttpServer::Impl {
   std::thread acceptor;
 };
 
-void HttpServer::Impl::Accept() {
-  int64_t logged_s = 0;
-  int left = kBacklog;  // what waits when the server stops; who comes later is not waited for
-  while (!stopping.load() || left-- > 0) {
-    const int fd = accept4(listener.fd, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
-    if (fd >= 0) {
-      const int on = 1;
-      setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-      metrics.accepted.Increment();
-      Admit(fd);
-    } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
-      // Nobody is left in the backlog: on the way out that is the end.
-      if (stopping.load()) return;
-      pollfd waited[] = {{listener.fd, POLLIN, 0}, {wake_fd, POLLIN, 0}};
-      poll(waited, 2, -1);
-    } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-      const int64_t now_s = absl::ToUnixSeconds(absl::Now());
-      if (now_s - std::exchange(logged_s, std::max(logged_s, now_s)) >= kAcceptLogIntervalSeconds) {
-        rpc::LogError("cannot accept a connection", {{"error", std::strerror(errno)}});
-      }
-      {
-        absl::MutexLock lock(&mutex);
-        Evict();
-      }
-      if (stopping.load()) return;
-      std::this_thread::sleep_for(kAcceptPauseTime);
+bool HttpServer::Impl::AcceptOne() {
+  const int fd = accept4(listener.fd, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
+  if (fd >= 0) {
+    const int on = 1;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    metrics.accepted.Increment();
+    Admit(fd);
+    return true;
+  }
+  if (errno == EAGAIN || errno == EWOULDBLOCK) return false;
+  if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+    const int64_t now_s = absl::ToUnixSeconds(absl::Now());
+    if (now_s - std::exchange(accept_logged_s, std::max(accept_logged_s, now_s)) >=
+        kAcceptLogIntervalSeconds) {
+      rpc::LogError("cannot accept a connection", {{"error", std::strerror(errno)}});
     }
-    // Any other error is about the one connection that did not come to be.
+    {
+      absl::MutexLock lock(&mutex);
+      Evict();
+    }
+    std::this_thread::sleep_for(kAcceptPauseTime);
+    return false;
+  }
+  // Any other error is about the one connection that did not come to be.
+  return true;
+}
+
+void HttpServer::Impl::Accept() {
+  while (!stopping.load()) {
+    if (AcceptOne()) continue;
+    pollfd waited[] = {{listener.fd, POLLIN, 0}, {wake_fd, POLLIN, 0}};
+    poll(waited, 2, -1);
+  }
+  // The kernel connects clients by itself, and resets those who were not accepted when the port is
+  // closed. So nobody else may begin; who has begun is through after a round trip.
+  SteadyTime until = steady_clock::now();
+  if (const absl::Status s = DropNewcomers(listener); s.ok()) {
+    until += kHandshakeTime;
+  } else {
+    rpc::LogWarn("clients that connect just now may be reset",
+                 {{"error", std::string(s.message())}});
+  }
+  // Without the filter there is no end of those who come.
+  for (int accepted = 0; accepted < kBacklog;) {
+    if (AcceptOne()) {
+      ++accepted;
+      continue;
+    }
+    const auto left = std::chrono::ceil<milliseconds>(until - steady_clock::now());
+    if (left <= milliseconds(0)) return;
+    pollfd waited{listener.fd, POLLIN, 0};
+    poll(&waited, 1, static_cast<int>(left.count()));
   }
 }
 
@@ -278,7 +308,7 @@ void HttpServer::Impl::Serve(Connection& connection, const std::shared_ptr<Live>
     const bool expects_answer = entry->expects_answer();
     if (!expects_answer && !entry->Enter(Phase::kIdle)) return;
     // Looked at after the phase was set: Stop sets the flag first, and then looks at the phases.
-    const milliseconds patience = stopping.load() ? kDrainIdleTime : options.idle_timeout;
+    const milliseconds patience = ending.load() ? options.idle_at_stop : options.idle_timeout;
     const Io io = connection.WaitForRequest(steady_clock::now() + patience);
     if (!entry->AwaitSent()) return;
     // The client has been idle since its answer only.
@@ -357,6 +387,7 @@ void HttpServer::Impl::Handle(const Plan& plan, const std::shared_ptr<Exchange>&
 
 void HttpServer::Impl::Stop(milliseconds grace) {
   if (!acceptor.joinable()) return;
+  draining.store(true);
   stopping.store(true);
   eventfd_write(wake_fd, 1);
   acceptor.join();
@@ -368,14 +399,18 @@ void HttpServer::Impl::Stop(milliseconds grace) {
     absl::MutexLock lock(&mutex);
     ended = true;
     work.SignalAll();
-    // Reading ends behind what has already arrived, so that a request on the wire is answered.
-    for (Live* entry : live) {
-      if (entry->phase() == Phase::kIdle) entry->EndReading();
-    }
     const auto drained = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
       return live.empty() && pending.empty() && in_hand == 0;
     };
-    if (!mutex.AwaitWithTimeout(absl::Condition(&drained), absl::FromChrono(grace))) {
+    const absl::Time end = absl::Now() + absl::FromChrono(grace);
+    mutex.AwaitWithTimeout(absl::Condition(&drained),
+                           absl::FromChrono(std::min(grace, options.idle_at_stop)));
+    ending.store(true);
+    // Reading ends behind what has already arrived.
+    for (Live* entry : live) {
+      if (entry->phase() == Phase::kIdle) entry->EndReading();
+    }
+    if (!mutex.AwaitWithDeadline(absl::Condition(&drained), end)) {
       rpc::LogWarn("connections are cut off after the grace",
                    {{"connections", live.size() + pending.size() + in_hand}});
       cut = true;
@@ -402,6 +437,8 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(Api& api, HttpServ
 }
 
 int HttpServer::port() const { return impl_->listener.port; }
+
+void HttpServer::Drain() { impl_->draining.store(true); }
 
 void HttpServer::Stop(milliseconds grace) { impl_->Stop(grace); }
 

@@ -27,6 +27,8 @@ struct HttpServerOptions {
   // Where all are taken, an idle one gives way to a new one after so long; before, its client's
   // next request may be on the wire, and the new one is told to come back.
   std::chrono::milliseconds idle_min{1000};
+  // While the server stops: the client's next request may be on the wire, and is answered.
+  std::chrono::milliseconds idle_at_stop{100};
   // From a request's first byte to the end of its head, and to the end of its body.
   std::chrono::milliseconds head_timeout{10'000};
   std::chrono::milliseconds body_timeout{30'000};
@@ -42,9 +44,12 @@ class HttpServer {
   ~HttpServer();
 
   int port() const;
-  // Accepts no more, closes what is idle, lets the requests under way end; what is not done after
-  // `grace` is cut off. Returns once every thread has ended: a request that is with the services
-  // is waited for, until its deadline at most.
+  // From now on each answer says that its connection ends with it; those that are idle are kept,
+  // and new ones are taken. Clients leave by and by, and Stop has few to send away.
+  void Drain();
+  // Accepts who has begun to connect, and nobody after that; closes what stays idle, lets the
+  // requests under way end; what is not done after `grace` is cut off. Returns once every thread
+  // has ended: a request that is with the services is waited for, until its deadline at most.
   void Stop(std::chrono::milliseconds grace);
 
  private:

@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "gateway/listener.h"
 
+#include <linux/filter.h>
 #include <netdb.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <memory>
 
 #include "absl/strings/str_cat.h"
@@ -54,6 +58,26 @@ absl::StatusOr<Listener> Listen(const std::string& address) {
                                    ? reinterpret_cast<sockaddr_in6&>(bound).sin6_port
                                    : reinterpret_cast<sockaddr_in&>(bound).sin_port;
   return Listener{fd, ntohs(bound_port)};
+}
+
+absl::Status DropNewcomers(const Listener& listener) {
+  constexpr uint32_t kFlagsOffset = 13;  // in the header of TCP, where a filter of TCP begins
+  constexpr uint32_t kDrop = 0;
+  constexpr uint32_t kTakeAll = UINT32_MAX;
+  // A SYN without an ACK is dropped, all else is taken. Connections that are accepted later have
+  // the filter too; they get no such packet.
+  sock_filter program[] = {
+      BPF_STMT(BPF_LD | BPF_B | BPF_ABS, kFlagsOffset),
+      BPF_STMT(BPF_ALU | BPF_AND | BPF_K, TH_SYN | TH_ACK),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, TH_SYN, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, kDrop),
+      BPF_STMT(BPF_RET | BPF_K, kTakeAll),
+  };
+  const sock_fprog filter{std::size(program), program};
+  if (setsockopt(listener.fd, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof filter) != 0) {
+    return absl::UnavailableError(absl::StrCat("SO_ATTACH_FILTER: ", std::strerror(errno)));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace allezon::gateway

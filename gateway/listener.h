@@ -20,4 +20,9 @@ struct Listener {
 // a port is never shared with another process.
 absl::StatusOr<Listener> Listen(const std::string& address);
 
+// From now on the kernel drops, in silence, the first packet of whoever begins to connect: clients
+// send it again a second later. Who has begun before is connected, and accepted, as ever. Cannot be
+// undone. kUnavailable: the kernel does not do so.
+absl::Status DropNewcomers(const Listener& listener);
+
 }  // namespace allezon::gateway

@@ -152,6 +152,7 @@ int Run() {
   const int signal = rpc::WaitForTermination();
   rpc::LogInfo("draining", {{"signal", signal}});
   api.SetDraining();
+  (*server)->Drain();
   std::this_thread::sleep_for(milliseconds(absl::GetFlag(FLAGS_drain_delay_ms)));
   (*server)->Stop(milliseconds(absl::GetFlag(FLAGS_drain_grace_ms)));
   rpc::LogInfo("stopped");

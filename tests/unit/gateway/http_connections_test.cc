@@ -158,7 +158,7 @@ TEST_F(HttpConnectionsTest, HundredsOfClientsAtATime) {
   }
 }
 
-TEST_F(HttpConnectionsTest, StopEndsIdleConnectionsAtOnceAndLetsRequestsEnd) {
+TEST_F(HttpConnectionsTest, StopEndsIdleConnectionsAndLetsRequestsEnd) {
   Start();
   services_.profile_writer.Hold();
   Client idle(port()), used(port()), busy(port());
