@@ -1,17 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "gateway/http_server.h"
 
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <poll.h>
-#include <sys/eventfd.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <atomic>
-#include <cerrno>
-#include <cstring>
 #include <deque>
 #include <optional>
 #include <system_error>
@@ -22,7 +13,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/synchronization/mutex.h"
-#include "absl/time/clock.h"
+#include "gateway/acceptor.h"
 #include "gateway/connection.h"
 #include "gateway/exchange.h"
 #include "gateway/http_engine.h"
@@ -39,12 +30,8 @@ using std::chrono::steady_clock;
 
 // A client that takes longer than this to send a request, or to read its answer, gives way.
 constexpr milliseconds kSlowTime{2000};
-// How long one that has begun to connect may take to do so, before the port is closed.
-constexpr milliseconds kHandshakeTime{20};
 // Connections that wait for a thread that is about to be free.
 constexpr size_t kWaitingMax = 1024;
-constexpr milliseconds kAcceptPauseTime{10};
-constexpr int64_t kAcceptLogIntervalSeconds = 1;
 
 // The problem that a failed read of the body is; none where the client has gone.
 Problem ReadProblem(Io io, size_t bytes_max) {
@@ -76,18 +63,12 @@ Problem HeadTooLarge(std::string_view head) {
 }  // namespace
 
 struct HttpServer::Impl {
-  Impl(Api& served, HttpServerOptions settings, Listener listened)
+  Impl(Api& served, HttpServerOptions settings)
       : api(served),
         options(std::move(settings)),
-        listener(listened),
-        wake_fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
         budget(options.body_bytes_total_max),
         context{engine, metrics, draining, ending, options.write_timeout} {}
 
-  // The acceptor's thread: takes clients until the server stops, then those who wait.
-  void Accept();
-  // Takes one; false where nobody waits, or nobody can be taken.
-  bool AcceptOne();
   // Finds a thread for a new connection, or ends it.
   void Admit(int fd) ABSL_LOCKS_EXCLUDED(mutex);
   // Ends connections that can be spared until each one that waits has a thread to come; takes out
@@ -111,15 +92,11 @@ struct HttpServer::Impl {
 
   Api& api;
   const HttpServerOptions options;
-  const Listener listener;
-  const int wake_fd;            // readable once the acceptor is to look at `stopping`
-  int64_t accept_logged_s = 0;  // the acceptor's
   BodyBudget budget;
   HttpEngine engine;
   HttpMetrics metrics;
   Refusals refusals;
   std::atomic<bool> draining{false};  // each answer ends its connection
-  std::atomic<bool> stopping{false};  // nobody may connect any more
   std::atomic<bool> ending{false};    // what is idle ends
   const ExchangeContext context;
 
@@ -133,65 +110,11 @@ struct HttpServer::Impl {
   bool cut ABSL_GUARDED_BY(mutex) = false;         // and the grace is over
   absl::flat_hash_set<Live*> live ABSL_GUARDED_BY(mutex);
   std::vector<std::thread> workers ABSL_GUARDED_BY(mutex);
-  std::thread acceptor;
+  std::optional<Acceptor> acceptor;  // once the server has started
 };
 
-bool HttpServer::Impl::AcceptOne() {
-  const int fd = accept4(listener.fd, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
-  if (fd >= 0) {
-    const int on = 1;
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    metrics.accepted.Increment();
-    Admit(fd);
-    return true;
-  }
-  if (errno == EAGAIN || errno == EWOULDBLOCK) return false;
-  if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-    const int64_t now_s = absl::ToUnixSeconds(absl::Now());
-    if (now_s - std::exchange(accept_logged_s, std::max(accept_logged_s, now_s)) >=
-        kAcceptLogIntervalSeconds) {
-      rpc::LogError("cannot accept a connection", {{"error", std::strerror(errno)}});
-    }
-    {
-      absl::MutexLock lock(&mutex);
-      Evict();
-    }
-    std::this_thread::sleep_for(kAcceptPauseTime);
-    return false;
-  }
-  // Any other error is about the one connection that did not come to be.
-  return true;
-}
-
-void HttpServer::Impl::Accept() {
-  while (!stopping.load()) {
-    if (AcceptOne()) continue;
-    pollfd waited[] = {{listener.fd, POLLIN, 0}, {wake_fd, POLLIN, 0}};
-    poll(waited, 2, -1);
-  }
-  // The kernel connects clients by itself, and resets those who were not accepted when the port is
-  // closed. So nobody else may begin; who has begun is through after a round trip.
-  SteadyTime until = steady_clock::now();
-  if (const absl::Status s = DropNewcomers(listener); s.ok()) {
-    until += kHandshakeTime;
-  } else {
-    rpc::LogWarn("clients that connect just now may be reset",
-                 {{"error", std::string(s.message())}});
-  }
-  // Without the filter there is no end of those who come.
-  for (int accepted = 0; accepted < kBacklog;) {
-    if (AcceptOne()) {
-      ++accepted;
-      continue;
-    }
-    const auto left = std::chrono::ceil<milliseconds>(until - steady_clock::now());
-    if (left <= milliseconds(0)) return;
-    pollfd waited{listener.fd, POLLIN, 0};
-    poll(&waited, 1, static_cast<int>(left.count()));
-  }
-}
-
 void HttpServer::Impl::Admit(int fd) {
+  metrics.accepted.Increment();
   std::vector<int> refused;
   {
     absl::MutexLock lock(&mutex);
@@ -386,13 +309,8 @@ void HttpServer::Impl::Handle(const Plan& plan, const std::shared_ptr<Exchange>&
 }
 
 void HttpServer::Impl::Stop(milliseconds grace) {
-  if (!acceptor.joinable()) return;
   draining.store(true);
-  stopping.store(true);
-  eventfd_write(wake_fd, 1);
-  acceptor.join();
-  close(listener.fd);
-  close(wake_fd);
+  acceptor->Stop();
   std::vector<std::thread> joined;
   std::deque<int> refused;
   {
@@ -402,15 +320,14 @@ void HttpServer::Impl::Stop(milliseconds grace) {
     const auto drained = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
       return live.empty() && pending.empty() && in_hand == 0;
     };
-    const absl::Time end = absl::Now() + absl::FromChrono(grace);
-    mutex.AwaitWithTimeout(absl::Condition(&drained),
-                           absl::FromChrono(std::min(grace, options.idle_at_stop)));
+    const milliseconds idle_time = std::min(grace, options.idle_at_stop);
+    mutex.AwaitWithTimeout(absl::Condition(&drained), absl::FromChrono(idle_time));
     ending.store(true);
     // Reading ends behind what has already arrived.
     for (Live* entry : live) {
       if (entry->phase() == Phase::kIdle) entry->EndReading();
     }
-    if (!mutex.AwaitWithDeadline(absl::Condition(&drained), end)) {
+    if (!mutex.AwaitWithTimeout(absl::Condition(&drained), absl::FromChrono(grace - idle_time))) {
       rpc::LogWarn("connections are cut off after the grace",
                    {{"connections", live.size() + pending.size() + in_hand}});
       cut = true;
@@ -423,20 +340,24 @@ void HttpServer::Impl::Stop(milliseconds grace) {
   for (std::thread& worker : joined) worker.join();
 }
 
-HttpServer::HttpServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {
-  impl_->acceptor = std::thread([this] { impl_->Accept(); });
-}
+HttpServer::HttpServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 HttpServer::~HttpServer() { Stop(milliseconds(0)); }
 
 absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(Api& api, HttpServerOptions options) {
   absl::StatusOr<Listener> listener = Listen(options.listen);
   if (!listener.ok()) return listener.status();
-  return std::unique_ptr<HttpServer>(
-      new HttpServer(std::make_unique<Impl>(api, std::move(options), *listener)));
+  auto impl = std::make_unique<Impl>(api, std::move(options));
+  impl->acceptor.emplace(
+      *listener, [impl = impl.get()](int fd) { impl->Admit(fd); },
+      [impl = impl.get()] {
+        absl::MutexLock lock(&impl->mutex);
+        impl->Evict();
+      });
+  return std::unique_ptr<HttpServer>(new HttpServer(std::move(impl)));
 }
 
-int HttpServer::port() const { return impl_->listener.port; }
+int HttpServer::port() const { return impl_->acceptor->port(); }
 
 void HttpServer::Drain() { impl_->draining.store(true); }
 
