@@ -15,6 +15,7 @@
 #include "absl/flags/reflection.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "rpc/version.h"
 
 namespace allezon::rpc {
 namespace {
@@ -160,7 +161,7 @@ void ParseFlags(int argc, char** argv, std::string_view summary) {
     Answer(HelpText(flags, program, summary));
   }
   if (std::any_of(arguments.begin(), arguments.end(), AsksForVersion)) {
-    Answer(absl::StrCat(program, " ", ALLEZON_VERSION, "\n"));
+    Answer(absl::StrCat(program, " ", absl::string_view(Version().data(), Version().size()), "\n"));
   }
   Parser parser(flags);
   parser.ReadEnvironment();

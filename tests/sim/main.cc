@@ -6,7 +6,7 @@
 #include <cstdio>
 
 #include "absl/flags/flag.h"
-#include "absl/flags/parse.h"
+#include "rpc/flags.h"
 #include "tests/sim/simulation.h"
 
 ABSL_FLAG(uint64_t, seeds, 1000, "how many seeds to run");
@@ -65,6 +65,8 @@ int Run() {
 }  // namespace allezon::sim
 
 int main(int argc, char** argv) {
-  absl::ParseCommandLine(argc, argv);
+  allezon::rpc::ParseFlags(argc, argv,
+                           "allezon-sim: runs seeds of the simulation; exit status 1 at the first "
+                           "violation.");
   return allezon::sim::Run();
 }
