@@ -25,7 +25,8 @@ std::vector<std::string> WithServer(std::vector<std::string> names) {
 // only after Finish, and that only who has set `finishing_`, with no write under way, calls that.
 class HealthService::Watcher final : public grpc::ServerWriteReactor<HealthCheckResponse> {
  public:
-  Watcher(HealthService& service, bool known) : service_(service), known_(known) {}
+  Watcher(HealthService& service, const std::string& name)
+      : service_(service), known_(service.Knows(name)), of_life_(name == kLiveName) {}
 
   enum class Step { kWait, kWrite, kFinish };
 
@@ -37,7 +38,8 @@ class HealthService::Watcher final : public grpc::ServerWriteReactor<HealthCheck
   // Takes the next step, which the caller then does by Do.
   Step Next() ABSL_EXCLUSIVE_LOCKS_REQUIRED(service_.mutex_) {
     if (writing_ || finishing_) return Step::kWait;
-    const Status status = known_ ? service_.StatusNow() : HealthCheckResponse::SERVICE_UNKNOWN;
+    const Status status =
+        known_ ? service_.StatusNow(of_life_) : HealthCheckResponse::SERVICE_UNKNOWN;
     if (!cancelled_ && status != message_.status()) {
       message_.set_status(status);
       writing_ = true;
@@ -92,6 +94,7 @@ class HealthService::Watcher final : public grpc::ServerWriteReactor<HealthCheck
 
   HealthService& service_;
   const bool known_;
+  const bool of_life_;
   HealthCheckResponse message_;  // the last one written; UNKNOWN before the first
   bool writing_ ABSL_GUARDED_BY(service_.mutex_) = false;
   bool cancelled_ ABSL_GUARDED_BY(service_.mutex_) = false;
@@ -102,11 +105,12 @@ HealthService::HealthService(std::vector<std::string> names)
     : names_(WithServer(std::move(names))) {}
 
 bool HealthService::Knows(const std::string& name) const {
-  return std::find(names_.begin(), names_.end(), name) != names_.end();
+  return name == kLiveName || std::find(names_.begin(), names_.end(), name) != names_.end();
 }
 
-HealthService::Status HealthService::StatusNow() const {
-  return serving_ && !shut_down_ ? HealthCheckResponse::SERVING : HealthCheckResponse::NOT_SERVING;
+HealthService::Status HealthService::StatusNow(bool of_life) const {
+  return of_life || (serving_ && !shut_down_) ? HealthCheckResponse::SERVING
+                                              : HealthCheckResponse::NOT_SERVING;
 }
 
 void HealthService::SetServing(bool serving) {
@@ -150,7 +154,7 @@ grpc::ServerUnaryReactor* HealthService::Check(grpc::CallbackServerContext* call
   }
   {
     absl::ReaderMutexLock lock(&mutex_);
-    response->set_status(StatusNow());
+    response->set_status(StatusNow(request->service() == kLiveName));
   }
   reactor->Finish(grpc::Status::OK);
   return reactor;
@@ -159,7 +163,7 @@ grpc::ServerUnaryReactor* HealthService::Check(grpc::CallbackServerContext* call
 grpc::ServerWriteReactor<HealthCheckResponse>* HealthService::Watch(
     grpc::CallbackServerContext*, const HealthCheckRequest* request) {
   // gRPC deletes it through OnDone.
-  auto* watcher = new Watcher(*this, Knows(request->service()));
+  auto* watcher = new Watcher(*this, request->service());
   bool admitted = false;
   Watcher::Step step = Watcher::Step::kWait;
   {

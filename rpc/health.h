@@ -7,6 +7,7 @@
 #include <grpc/health/v1/health.grpc.pb.h>
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -15,15 +16,19 @@
 
 namespace allezon::rpc {
 
+// The name that says SERVING for as long as the server answers at all, whatever it waits for, its
+// shutdown included. For those who restart processes that hang.
+inline constexpr std::string_view kLiveName = "live";
+
 // Thread-safe. Must outlive the server that it is registered with.
 class HealthService final : public grpc::health::v1::Health::CallbackService {
  public:
   // Not serving at first. `names` have a health of their own; "" is always there. All of them
-  // change together.
+  // change together; kLiveName, which is there too, never does.
   explicit HealthService(std::vector<std::string> names);
 
   void SetServing(bool serving) ABSL_LOCKS_EXCLUDED(mutex_);
-  // Not serving from now on, whatever SetServing says; ends the watches, so that they do not hold
+  // Not serving from now on, whatever SetServing says; ends all watches, so that they do not hold
   // up the server's shutdown. Idempotent.
   void Shutdown() ABSL_LOCKS_EXCLUDED(mutex_);
 
@@ -40,7 +45,7 @@ class HealthService final : public grpc::health::v1::Health::CallbackService {
   class Watcher;
 
   bool Knows(const std::string& name) const;
-  Status StatusNow() const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
+  Status StatusNow(bool of_life) const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
   void AdvanceAll() ABSL_LOCKS_EXCLUDED(mutex_);
 
   const std::vector<std::string> names_;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A gRPC server as every node runs it: reflection, health per service and for "", keepalive limits,
+// A gRPC server as every node runs it: reflection, health per service, keepalive limits,
 // a port of its own (never shared in silence), drained on shutdown.
 #pragma once
 
@@ -19,9 +19,11 @@ class Service;
 namespace allezon::rpc {
 
 struct ServerOptions {
-  std::string listen;                     // host:port, port 0: any
-  std::vector<grpc::Service*> services;   // must outlive the server
-  std::vector<std::string> health_names;  // services with a health of their own; "" is always there
+  std::string listen;                    // host:port, port 0: any
+  std::vector<grpc::Service*> services;  // must outlive the server
+  // Services with a health of their own; "" is always there, and "live", which is SERVING from the
+  // start on.
+  std::vector<std::string> health_names;
   int message_bytes_max = 16 << 20;
 };
 
@@ -31,7 +33,7 @@ class Server {
   static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options);
   ~Server();
   int port() const;
-  // All health names at once. Thread-safe.
+  // All health names at once, but for "live". Thread-safe.
   void SetServing(bool serving);
   // Says not serving, lets calls under way end, cancels what is left after `grace`. Idempotent.
   void Shutdown(absl::Duration grace);

@@ -66,8 +66,20 @@ def test_every_program_has_all_three_probes(objects):
 def test_liveness_asks_for_nothing_outside_the_process(objects):
     for name, owner in objects.workloads().items():
         (container,) = owner["spec"]["template"]["spec"]["containers"]
-        path = "/healthz" if component_of(owner) == "gateway" else "/metrics"
-        assert container["livenessProbe"]["httpGet"]["path"] == path, name
+        if component_of(owner) == "gateway":
+            assert container["livenessProbe"]["httpGet"]["path"] == "/healthz", name
+        else:
+            assert container["livenessProbe"]["grpc"] == {"port": 7000, "service": "live"}, name
+
+
+def test_a_node_that_syncs_for_hours_is_not_ready_and_not_killed(objects):
+    for name, owner in objects.workloads().items():
+        if component_of(owner) == "gateway":
+            continue
+        (container,) = owner["spec"]["template"]["spec"]["containers"]
+        assert container["startupProbe"]["grpc"] == {"port": 7000, "service": "live"}, name
+        assert container["readinessProbe"]["grpc"] == {"port": 7000}, name
+        assert {"name": "grpc", "containerPort": 7000} in container["ports"], name
 
 
 def test_a_workload_selects_its_own_pods_and_nobody_elses(objects):

@@ -144,6 +144,28 @@ TEST_F(ServerTest, HealthIsNotServingUntilSaidSoAndChangesForAllNames) {
   }
 }
 
+TEST_F(ServerTest, TheHealthOfLifeIsServingWhateverTheOthersAre) {
+  const auto server = StartServer();
+  ASSERT_NE(server, nullptr);
+  grpc::ClientContext context;
+  SetDeadline(context);
+  HealthCheckRequest request;
+  request.set_service("live");
+  const auto watch = Health::NewStub(channel_)->Watch(&context, request);
+  HealthCheckResponse response;
+  ASSERT_TRUE(watch->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::SERVING);
+  for (const bool serving : {false, true, false}) {
+    server->SetServing(serving);
+    EXPECT_EQ(HealthOf(""),
+              serving ? HealthCheckResponse::SERVING : HealthCheckResponse::NOT_SERVING);
+    EXPECT_EQ(HealthOf("live"), HealthCheckResponse::SERVING);
+  }
+  // Nothing has changed that it was to hear of, and it does not hold up the end.
+  server->Shutdown(kLong);
+  EXPECT_FALSE(watch->Read(&response));
+}
+
 TEST_F(ServerTest, HealthOfAnUnknownServiceIsNotFound) {
   const auto server = StartServer();
   ASSERT_NE(server, nullptr);
