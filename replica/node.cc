@@ -19,6 +19,7 @@
 #include "rpc/metrics.h"
 #include "rpc/server.h"
 #include "rpc/signals.h"
+#include "rpc/version.h"
 
 ABSL_FLAG(std::string, id, "", "this instance's id, one of --instances");
 ABSL_FLAG(std::string, cluster, std::string(allezon::router::kClusterDefault),
@@ -111,6 +112,7 @@ v1::NodeIdentity IdentityOf(const StoreOptions& options, const Store& store) {
   identity.set_instance(options.instance);
   identity.set_disk(store.store_id());
   identity.set_incarnation(store.incarnation());
+  identity.set_version(std::string(rpc::Version()));
   return identity;
 }
 

@@ -6,8 +6,10 @@
 #include <grpcpp/client_context.h>
 
 #include <chrono>
+#include <type_traits>
 #include <utility>
 
+#include "rpc/log.h"
 #include "rpc/status.h"
 
 namespace allezon::replica {
@@ -93,7 +95,8 @@ PeerCalls::PeerCalls(router::Channels& channels, Identities& identities, Replica
       identities_(identities),
       replicated_(std::move(replicated)),
       ended_(std::move(ended)),
-      stubs_(router::MakeStubs<v1::ReplicaService>(channels)) {}
+      stubs_(router::MakeStubs<v1::ReplicaService>(channels)),
+      refusals_(placement_.instances.size()) {}
 
 PeerCalls::~PeerCalls() { Stop(); }
 
@@ -108,6 +111,20 @@ void PeerCalls::Land(Flight* flight) {
   flights_.erase(flight);
 }
 
+void PeerCalls::Note(uint32_t peer, const absl::Status& answer) {
+  const std::string refusal(answer.message());
+  {
+    absl::MutexLock lock(&mutex_);
+    if (std::exchange(refusals_[peer], refusal) == refusal) return;
+  }
+  const std::string& id = placement_.instances[peer].id;
+  if (answer.ok()) {
+    rpc::LogInfo("a peer counts again", {{"peer", id}});
+  } else {
+    rpc::LogWarn("a peer does not count", {{"peer", id}, {"detail", refusal}});
+  }
+}
+
 template <typename Request, typename Done>
 void PeerCalls::Start(uint32_t peer, Instant timeout_us, std::unique_ptr<Unary<Request>> call,
                       Done done) {
@@ -119,8 +136,12 @@ void PeerCalls::Start(uint32_t peer, Instant timeout_us, std::unique_ptr<Unary<R
       &sent->context, sent->request, sent->response,
       [this, sent, peer, done = std::move(done)](const grpc::Status& status) {
         const std::unique_ptr<Unary<Request>> call(sent);
-        done(status.ok() ? Check(identities_, peer, *call->response) : rpc::FromGrpc(status),
-             *call->response);
+        const absl::Status checked =
+            status.ok() ? Check(identities_, peer, *call->response) : rpc::FromGrpc(status);
+        if constexpr (std::is_same_v<Request, v1::PollRequest>) {
+          if (status.ok() || absl::IsFailedPrecondition(checked)) Note(peer, checked);
+        }
+        done(checked, *call->response);
         Land(sent);
       });
 }

@@ -6,6 +6,7 @@
 
 #include <functional>
 #include <memory>
+#include <string>
 #include <unordered_set>
 #include <vector>
 
@@ -46,6 +47,8 @@ class PeerCalls {
   // False once stopped.
   bool Depart(Flight* flight);
   void Land(Flight* flight);
+  // Logs who does not count as a peer, and why, where that has changed with the answer to a poll.
+  void Note(uint32_t peer, const absl::Status& answer) ABSL_LOCKS_EXCLUDED(mutex_);
   // Calls done(status, response) once the call has ended.
   template <typename Request, typename Done>
   void Start(uint32_t peer, Instant timeout_us, std::unique_ptr<Unary<Request>> call, Done done);
@@ -57,6 +60,7 @@ class PeerCalls {
   router::Stubs<v1::ReplicaService> stubs_;
   absl::Mutex mutex_;
   std::unordered_set<Flight*> flights_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::string> refusals_ ABSL_GUARDED_BY(mutex_);  // by peer, of the last poll
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
 };
 

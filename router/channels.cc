@@ -20,6 +20,7 @@
 #include "rpc/callback_threads.h"
 #include "rpc/metrics.h"
 #include "rpc/status.h"
+#include "rpc/version.h"
 
 namespace allezon::router {
 namespace {
@@ -240,6 +241,7 @@ Channels::Channels(Placement placement, std::string_view service, std::string_vi
     identity.set_cluster(std::string(cluster));
     identity.set_service(impl_->service);
     identity.set_instance(instance.id);
+    identity.set_version(std::string(rpc::Version()));
     impl_->circuits.push_back(std::make_shared<Circuit>(
         rpc::MakeGauge("allezon_router_circuit_open",
                        "1 while the instance is the last choice since it gave no sign of life.",

@@ -41,6 +41,14 @@ std::string NameOf(const v1::NodeIdentity& node) {
                          : absl::StrCat(ShortNameOf(node), " of cluster ", node.cluster());
 }
 
+bool GetAlong(std::string_view version, std::string_view other) {
+  return !version.empty() && version == other;
+}
+
+std::string VersionOf(const v1::NodeIdentity& node) {
+  return node.version().empty() ? "an unknown version" : absl::StrCat("version ", node.version());
+}
+
 absl::Status CheckIsMeant(std::string_view what, const v1::NodeIdentity& node,
                           const v1::NodeIdentity& meant) {
   const auto refuse = [&](absl::string_view is, absl::string_view is_for) {
@@ -50,6 +58,10 @@ absl::Status CheckIsMeant(std::string_view what, const v1::NodeIdentity& node,
   if (node.cluster() != meant.cluster()) return refuse(NameOf(node), NameOf(meant));
   if (node.service() != meant.service() || node.instance() != meant.instance()) {
     return refuse(NameOf(node), ShortNameOf(meant));
+  }
+  if (!GetAlong(node.version(), meant.version())) {
+    return refuse(absl::StrCat(NameOf(node), " in ", VersionOf(node)),
+                  absl::StrCat(VersionOf(meant), kOneVersion));
   }
   if (!meant.disk().empty() && node.disk() != meant.disk()) {
     return refuse(absl::StrCat(NameOf(node), " on disk ", node.disk()),

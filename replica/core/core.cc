@@ -235,8 +235,10 @@ void Core::CallEnded(CallId id, const absl::Status& status, PeerResponse respons
       if (answer->wall_us() != 0) clock_.Heard(peer.index, answer->wall_us(), call.sent, now);
       peer.expired_version = answer->expired_version();
       peer.lane.Reached();
+      peer.refusal.clear();
     } else {
       freshness_.PollFailed(peer.index);
+      peer.refusal = absl::IsFailedPrecondition(status) ? std::string(status.message()) : "";
     }
     return;
   }
@@ -307,7 +309,16 @@ absl::Status Core::CheckServing(ShardId shard, Instant now) const {
       placement_.instances[options_.self].id, " may lack acknowledged tags of shard ", shard,
       complete == kNever ? " since it started"
                          : absl::StrCat(" of the last ", (now - complete) / 1000, " ms"),
-      "; it is comparing with the other replicas"));
+      "; it is comparing with the other replicas", Refusals()));
+}
+
+std::string Core::Refusals() const {
+  std::string text;
+  for (const std::unique_ptr<Peer>& peer : peers_) {
+    if (peer == nullptr || peer->refusal.empty()) continue;
+    absl::StrAppend(&text, "; ", placement_.instances[peer->index].id, " refuses: ", peer->refusal);
+  }
+  return text;
 }
 
 bool Core::ServesAll(Instant now) const {

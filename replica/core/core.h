@@ -136,6 +136,8 @@ class Core {
   struct Peer;
 
   absl::Status CheckQuorum(ShardId shard) const;
+  // What peers refuse this node for, as the end of a sentence.
+  std::string Refusals() const;
   uint32_t ReaderOf(ShardId shard) const;
   void StopWaitingForTheLate(Instant now, Actions& actions);
   void PumpLanes(Instant now, Actions& actions);

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "replica/core/core.h"
@@ -24,6 +25,7 @@ struct Core::Peer {
   bool is_late = false;  // as of the last tick
   bool polling = false;
   Instant next_poll = kNever;
+  std::string refusal;  // what it answered to the last poll where it did not take it for its peer's
   std::unique_ptr<SyncSession> session;
   Freshness::Known known;        // when the session began
   Instant step_began = kNever;   // of the session, the one that is under way

@@ -12,6 +12,7 @@ namespace allezon::replica {
 using router::CheckAnswerBy;
 using router::CheckIsMeant;
 using router::NameOf;
+using router::VersionOf;
 
 Identities::Identities(v1::NodeIdentity own, uint64_t previous_incarnation,
                        std::vector<std::string> instances)
@@ -80,6 +81,11 @@ absl::StatusOr<uint32_t> Identities::IndexOfPeer(const v1::NodeIdentity& from) c
     return absl::FailedPreconditionError(
         absl::StrCat("this is ", NameOf(own_), ", the call is by ", NameOf(from)));
   }
+  if (!router::GetAlong(own_.version(), from.version())) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("this is ", NameOf(own_), " in ", VersionOf(own_), ", the call is by ",
+                     NameOf(from), " in ", VersionOf(from), router::kOneVersion));
+  }
   const auto found = std::find(instances_.begin(), instances_.end(), from.instance());
   if (found == instances_.end()) {
     return absl::FailedPreconditionError(
@@ -116,6 +122,7 @@ v1::NodeIdentity Identities::Named(uint32_t instance) const {
   named.set_cluster(own_.cluster());
   named.set_service(own_.service());
   named.set_instance(instances_[instance]);
+  named.set_version(own_.version());
   return named;
 }
 

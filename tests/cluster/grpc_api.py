@@ -4,6 +4,7 @@
 import functools
 import importlib
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -32,9 +33,16 @@ def messages(name):
     return importlib.import_module(f"allezon.v1.{name}_pb2")
 
 
-def identity(id_, cluster="allezon"):
-    """The allezon.v1.NodeIdentity of the node with this id: whom an inner call is for."""
-    return messages("identity").NodeIdentity(cluster=cluster, service={"p": "profile", "a": "aggregate"}[id_[0]], instance=id_)
+@functools.cache
+def version():
+    """Of the programs that are built from this tree, and so of the calls made here."""
+    return re.search(r"^project\(allezon VERSION (\S+)", (ROOT / "CMakeLists.txt").read_text(), re.MULTILINE)[1]
+
+
+def identity(service, id_, cluster="allezon", version_=None):
+    """The allezon.v1.NodeIdentity of a node: whom an inner call is for, by a caller of that version."""
+    return messages("identity").NodeIdentity(cluster=cluster, service=service, instance=id_,
+                                             version=version() if version_ is None else version_)
 
 
 def health_messages():

@@ -48,7 +48,7 @@ class Node:
         self._channel = grpc.insecure_channel(self.address, options=OPTIONS)
 
     def identity(self):
-        return grpc_api.messages("identity").NodeIdentity(cluster=self.cluster, service=self.service, instance=self.id)
+        return grpc_api.identity(self.service, self.id, self.cluster)
 
     def call(self, method, timeout_s, **fields):
         """The answer; grpc.RpcError, or WrongNode."""

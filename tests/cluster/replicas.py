@@ -15,7 +15,7 @@ class Replica:
 
     def __init__(self, cluster, id_):
         self.address = cluster.entry(id_)["grpc"]
-        self.to = grpc_api.identity(id_)
+        self.to = grpc_api.identity({"p": "profile", "a": "aggregate"}[id_[0]], id_)
         self.shards = cluster.settings.shards
         self._version = None
 

@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whose folder, whose vote, whose answer: an address is no identity, and a folder is one node's, of one cluster."""
 
+import concurrent.futures
 import json
 import shutil
 import signal
 import subprocess
 
+import grpc
 import pytest
 
+import grpc_api
 from api import Gateway, make_tag, unique
+from ports import free_ports
 from proxies import Proxies
 from running import BIN_DIR, READY_TIMEOUT_S, SHORT, STOP_TIMEOUT_S, TIME_SCALE, wait_until
 
@@ -150,6 +154,103 @@ def test_a_gateway_that_does_not_belong_there_is_not_ready_and_says_why(cluster,
     tag = make_tag()
     assert gateway.post_tag(tag).status in (503, 504)
     assert Gateway(cluster.http[0]).profile(tag["cookie"])["views"] == []
+
+
+# --- versions ---
+
+
+@pytest.mark.parametrize("version, named", [("9.9.9", "version 9.9.9"), ("", "an unknown version")])
+@pytest.mark.parametrize("id_, service, module, method", [
+    ("p0", "profile", "replica", "ReplicaService/SyncNow"),
+    ("p0", "profile", "replica", "ReplicaService/Poll"),
+    ("p0", "profile", "replica", "ReplicaService/ReadDigests"),
+    ("p0", "profile", "profile_replica", "ProfileReplicaService/ReadProfile"),
+    ("a0", "aggregate", "aggregate_replica", "AggregateReplicaService/ScanMinutes"),
+])
+def test_a_caller_of_another_version_is_refused_with_both_versions(cluster, id_, service, module, method, version, named):
+    messages, name = grpc_api.messages(module), method.partition("/")[2]
+    request = getattr(messages, f"{name}Request")(to=grpc_api.identity(service, id_, version_=version))
+    with pytest.raises(grpc.RpcError) as raised:
+        grpc_api.call(cluster.entry(id_)["grpc"], f"allezon.v1.{method}", request, getattr(messages, f"{name}Response"))
+    assert raised.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+    assert raised.value.details() == (
+        f"this is {service}/{id_} of cluster allezon in version {grpc_api.version()}, the call is for {named}; "
+        "a cluster runs one version: stop all its programs before another version starts")
+
+
+class OtherVersion:
+    """A node that is who it is taken for, serves, and runs another version: it refuses, or answers as itself."""
+
+    def __init__(self, service, id_, refuses):
+        self.identity = grpc_api.identity(service, id_, version_="9.9.9")
+        self.refuses = refuses
+        self.server = grpc.server(concurrent.futures.ThreadPoolExecutor(4))
+        self.server.add_generic_rpc_handlers([self])
+        self.port = self.server.add_insecure_port("127.0.0.1:0")
+        self.server.start()
+
+    def service(self, details):
+        if details.method == "/grpc.health.v1.Health/Check":
+            return grpc.unary_unary_rpc_method_handler(lambda request, context: b"\x08\x01")  # SERVING
+        messages, name = grpc_api.messages("replica"), details.method.rpartition("/")[2]
+        if name not in ("Poll", "SyncNow"):
+            return None
+
+        def answer(request, context):
+            if self.refuses:
+                context.abort(grpc.StatusCode.FAILED_PRECONDITION,
+                              f"this is version 9.9.9, the call is for version {request.to.version}")
+            return getattr(messages, f"{name}Response")(by=self.identity)
+
+        return grpc.unary_unary_rpc_method_handler(
+            answer, request_deserializer=getattr(messages, f"{name}Request").FromString,
+            response_serializer=lambda message: message.SerializeToString())
+
+
+@pytest.fixture
+def other_version():
+    started = []
+
+    def start_one(service, id_, refuses):
+        started.append(OtherVersion(service, id_, refuses))
+        return f"127.0.0.1:{started[-1].port}"
+
+    yield start_one
+    for each in started:
+        each.server.stop(grace=None).wait()
+
+
+@pytest.mark.parametrize("refuses, why", [
+    (True, "this is version 9.9.9, the call is for version {own}"),
+    (False, "the answer is by profile/p0 of cluster allezon in version 9.9.9, the call is for version {own}"),
+])
+def test_a_gateway_before_nodes_of_another_version_is_not_ready_and_names_both(cluster, start, other_version, refuses, why):
+    nodes = ",".join(f"p{i}={other_version('profile', f'p{i}', refuses)}" for i in range(3))
+    process = start(changed(cluster.entry("g0")["argv"], listen="127.0.0.1:0", profiles=nodes))
+    process.wait_says('"serving"')
+    port = process.log.read_text().partition('"port":')[2].partition("}")[0].partition(",")[0]
+    ready = Gateway(f"127.0.0.1:{int(port)}").request("GET", "/readyz")
+    assert ready.status == 503
+    assert why.format(own=grpc_api.version()) in ready.problem()["detail"], ready
+
+
+@pytest.mark.parametrize("refuses, why", [
+    (True, "this is version 9.9.9, the call is for version {own}"),
+    (False, "the answer is by profile/p1 of cluster allezon in version 9.9.9, the call is for version {own}"),
+])
+def test_a_node_whose_peers_run_another_version_does_not_serve_and_says_why(start, tmp_path, other_version, refuses, why):
+    (port,) = free_ports("127.0.0.1", 1, set())
+    peers = ",".join(f"p{i}={other_version('profile', f'p{i}', refuses)}" for i in (1, 2))
+    process = start(node_argv(tmp_path / "data", listen=f"127.0.0.1:{port}", instances=f"p0=127.0.0.1:{port},{peers}"))
+    process.wait_says('"a peer does not count"')
+    assert process.says(why.format(own=grpc_api.version())), process.log.read_text()
+    health = grpc_api.health_messages()
+
+    def status(name):
+        return grpc_api.call(f"127.0.0.1:{port}", "grpc.health.v1.Health/Check", health.HealthCheckRequest(service=name),
+                             health.HealthCheckResponse).status
+
+    assert (status(""), status("live")) == (2, 1)  # it serves nobody, and lives
 
 
 # --- folders ---

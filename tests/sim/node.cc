@@ -18,6 +18,7 @@ v1::NodeIdentity NameOf(const router::Placement& placement, int node) {
   name.set_cluster("allezon");
   name.set_service("profile");
   name.set_instance(placement.instances[node].id);
+  name.set_version("simulated");
   return name;
 }
 

@@ -16,6 +16,7 @@
 #include "absl/synchronization/mutex.h"
 #include "rpc/server.h"
 #include "rpc/status.h"
+#include "rpc/version.h"
 #include "tests/unit/profile_svc/testing.h"
 
 namespace allezon::profile_svc {
@@ -61,6 +62,7 @@ v1::NodeIdentity TheNode() {
   node.set_instance("p0");
   node.set_disk("disk");
   node.set_incarnation(7);
+  node.set_version(std::string(rpc::Version()));
   return node;
 }
 

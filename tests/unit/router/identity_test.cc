@@ -5,6 +5,8 @@
 
 #include <string>
 
+#include "absl/strings/str_cat.h"
+
 namespace allezon::router {
 namespace {
 
@@ -16,6 +18,7 @@ v1::NodeIdentity Node(std::string_view cluster, std::string_view service,
   node.set_cluster(std::string(cluster));
   node.set_service(std::string(service));
   node.set_instance(std::string(instance));
+  node.set_version("1.2.3");
   return node;
 }
 
@@ -60,6 +63,41 @@ TEST(IdentityTest, ACallForSomebodyElseIsRefusedWithBothNames) {
   EXPECT_EQ(check(to), absl::FailedPreconditionError("this is profile/p1 of cluster allezon in "
                                                      "incarnation 7, the call is for incarnation "
                                                      "6"));
+}
+
+TEST(IdentityTest, OnlyEqualVersionsGetAlong) {
+  EXPECT_TRUE(GetAlong("1.2.3", "1.2.3"));
+  for (const std::string_view other : {"1.2.4", "1.2", "1.2.3-rc1", "0.1.0", ""}) {
+    EXPECT_FALSE(GetAlong("1.2.3", other)) << other;
+    EXPECT_FALSE(GetAlong(other, "1.2.3")) << other;
+  }
+  EXPECT_FALSE(GetAlong("", "")) << "two that do not tell may be of any two versions";
+}
+
+TEST(IdentityTest, AnotherVersionIsRefusedAndBothAreNamed) {
+  const v1::NodeIdentity own = Node("allezon", "profile", "p1");
+  v1::NodeIdentity other = own;
+  other.set_version("1.3.0");
+  constexpr char kWay[] =
+      "; a cluster runs one version: stop all its programs before another version starts";
+  EXPECT_EQ(CheckIsMeant("this is", own, other).message(),
+            absl::StrCat("this is profile/p1 of cluster allezon in version 1.2.3, the call is for "
+                         "version 1.3.0",
+                         kWay));
+  EXPECT_EQ(CheckAnswerBy(other, own).message(),
+            absl::StrCat("the answer is by profile/p1 of cluster allezon in version 1.3.0, the "
+                         "call is for version 1.2.3",
+                         kWay));
+  // A program from before versions were told.
+  other.clear_version();
+  EXPECT_TRUE(absl::IsFailedPrecondition(CheckIsMeant("this is", own, other)));
+  EXPECT_THAT(CheckIsMeant("this is", own, other).message(),
+              HasSubstr("in version 1.2.3, the call is for an unknown version; "));
+  EXPECT_THAT(CheckAnswerBy(other, own).message(),
+              HasSubstr("in an unknown version, the call is for version 1.2.3; "));
+  // Who is somebody else altogether says so.
+  other.set_instance("p2");
+  EXPECT_THAT(CheckIsMeant("this is", own, other).message(), HasSubstr("is for profile/p2"));
 }
 
 TEST(IdentityTest, AnAnswerByNobodyCountsForNothing) {

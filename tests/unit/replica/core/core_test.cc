@@ -3,7 +3,7 @@
 // What the core makes of its parts; the simulation tests it as a whole.
 #include "replica/core/core.h"
 
-#include <gtest/gtest.h>
+#include <gmock/gmock.h>
 
 #include <algorithm>
 #include <map>
@@ -82,8 +82,9 @@ class CoreTest : public testing::Test {
     return actions.outcomes;
   }
 
-  // Ticks; how often the peer is polled by that, which fails.
-  int PollsThatFail(uint32_t peer, Instant now) {
+  // Ticks; how often the peer is polled by that, which fails so.
+  int PollsThatFail(uint32_t peer, Instant now,
+                    const absl::Status& failure = absl::UnavailableError("away")) {
     Actions actions;
     core_->Tick(now, now, actions);
     int polls = 0;
@@ -91,7 +92,7 @@ class CoreTest : public testing::Test {
       if (call.peer != peer || !std::holds_alternative<v1::PollRequest>(call.request)) continue;
       ++polls;
       Actions none;
-      core_->CallEnded(call.id, absl::UnavailableError("away"), v1::PollResponse(), now, none);
+      core_->CallEnded(call.id, failure, v1::PollResponse(), now, none);
     }
     return polls;
   }
@@ -119,6 +120,18 @@ TEST_F(CoreTest, WhoWasAwayAndCallsIsPolledAtOnce) {
   EXPECT_EQ(PollsThatFail(reader_, period + kTickUs), 0);
   core_->HeardFrom(reader_, period + kTickUs);
   EXPECT_EQ(PollsThatFail(reader_, period + kTickUs), 1);
+}
+
+TEST_F(CoreTest, WhoDoesNotServeSaysWhichPeerRefusesItAndWhy) {
+  constexpr Instant kLate = 100'000'000;
+  const auto why = [&](Instant now) { return std::string(core_->CheckServing(0, now).message()); };
+  ASSERT_THAT(why(kLate), testing::HasSubstr("may lack acknowledged tags"));
+  EXPECT_EQ(PollsThatFail(other_, kLate, absl::FailedPreconditionError("it is of version 2")), 1);
+  EXPECT_THAT(why(kLate), testing::EndsWith(absl::StrCat("; ", placement_.instances[other_].id,
+                                                         " refuses: it is of version 2")));
+  // A peer that is away refuses nothing.
+  EXPECT_EQ(PollsThatFail(other_, 2 * kLate), 1);
+  EXPECT_THAT(why(2 * kLate), testing::Not(testing::HasSubstr("refuses")));
 }
 
 TEST_F(CoreTest, AndNotForLongWhereThatOneIsSilent) {

@@ -13,22 +13,25 @@ namespace {
 
 using ::testing::HasSubstr;
 
-v1::NodeIdentity Node(std::string_view instance, std::string_view disk, uint64_t incarnation) {
+v1::NodeIdentity Node(std::string_view instance, std::string_view disk, uint64_t incarnation,
+                      std::string_view version = "1.2.3") {
   v1::NodeIdentity node;
   node.set_cluster("allezon");
   node.set_service("profile");
   node.set_instance(std::string(instance));
   node.set_disk(std::string(disk));
   node.set_incarnation(incarnation);
+  node.set_version(std::string(version));
   return node;
 }
 
 // A process of p0, p1 or p2.
 class Process {
  public:
-  Process(uint32_t index, std::string_view disk, uint64_t incarnation, uint64_t previous = 0)
+  Process(uint32_t index, std::string_view disk, uint64_t incarnation, uint64_t previous = 0,
+          std::string_view version = "1.2.3")
       : index(index),
-        identities(Node(absl::StrCat("p", index), disk, incarnation), previous,
+        identities(Node(absl::StrCat("p", index), disk, incarnation, version), previous,
                    {"p0", "p1", "p2"}) {}
 
   // Polls whoever answers under the name of `peer`.
@@ -62,6 +65,11 @@ class Process {
   const uint32_t index;
   Identities identities;
 };
+
+// What `caller` makes of an answer of `answers` under its own name.
+absl::Status CheckBy(const Process& answers, const Process& caller) {
+  return caller.identities.CheckBy(answers.index, answers.identities.own());
+}
 
 TEST(IdentitiesTest, OnePollIntroducesBothToEachOther) {
   Process p0(0, "d0", 10), p1(1, "d1", 20);
@@ -122,6 +130,27 @@ TEST(IdentitiesTest, WhoDoesNotSayWhoHeIsCountsForNothing) {
   response.Clear();
   *response.mutable_by() = Node("p1", "", 0);
   EXPECT_TRUE(absl::IsUnavailable(p0.identities.PollAnswered(1, response)));
+}
+
+TEST(IdentitiesTest, WhoRunsAnotherVersionIsNobodysPeer) {
+  for (const std::string_view version : {"1.3.0", ""}) {
+    Process p0(0, "d0", 10), p1(1, "d1", 20), other(1, "d1", 21, 20, version);
+    ASSERT_EQ(p0.Poll(p1), absl::OkStatus());
+    EXPECT_TRUE(absl::IsFailedPrecondition(p0.Poll(other)));
+    EXPECT_TRUE(absl::IsFailedPrecondition(other.Poll(p0)));
+    EXPECT_TRUE(absl::IsFailedPrecondition(p0.Call(other)));
+    EXPECT_THAT(p0.identities.CheckFrom(other.identities.own()).status().message(),
+                HasSubstr("this is profile/p0 of cluster allezon in version 1.2.3, the call is by "
+                          "profile/p1 of cluster allezon in "));
+    // Also where the other one does not look.
+    v1::PollResponse response;
+    *response.mutable_by() = other.identities.own();
+    EXPECT_THAT(p0.identities.PollAnswered(1, response),
+                absl::UnavailableError(CheckBy(other, p0).message()));
+    EXPECT_TRUE(absl::IsUnavailable(CheckBy(other, p0)));
+    EXPECT_THAT(CheckBy(other, p0).message(), HasSubstr("the call is for version 1.2.3"));
+    EXPECT_EQ(p0.Call(p1), absl::OkStatus()) << "what is known of p1 stands";
+  }
 }
 
 TEST(IdentitiesTest, StrangersAreNoPeers) {
