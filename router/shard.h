@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Where a tag belongs: the shard of a cookie and the id of an event. Both are fixed for ever, since
-// data on disk depends on them; docs/design.md has test vectors.
+// data on disk depends on them; docs/design/data.md has test vectors.
 #pragma once
 
 #include <array>
