@@ -96,7 +96,7 @@ class QuorumScan {
                 group.replicas.end());
     ++group.round;
     group.answers.clear();
-    group.ballot = std::make_unique<Ballot>(nodes_.channels(), nodes_.pace(), group.replicas,
+    group.ballot = std::make_unique<Ballot>(nodes_.channels(), nodes_.paces(), group.replicas,
                                             nodes_.placement().read_quorum(),
                                             /*opens_circuits=*/false);
   }
@@ -124,7 +124,7 @@ class QuorumScan {
       return absl::OkStatus();
     }
     if (!status.ok()) return status;
-    nodes_.pace().Observe(call.took);
+    nodes_.paces().Observe(call.instance, call.took, absl::Now());
     group->ballot->Answered(call.instance);
     group->answers.push_back(&call);
     if (group->ballot->is_enough()) Compare(*group);

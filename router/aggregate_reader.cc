@@ -59,7 +59,12 @@ class Scan {
         deadline_(deadline),
         totals_(query),
         failed_(placement_.instances.size()),
-        broken_(placement_.instances.size()) {}
+        broken_(placement_.instances.size()),
+        is_trial_(placement_.instances.size()) {
+    for (uint32_t i = 0; i < is_trial_.size(); ++i) {
+      is_trial_[i] = nodes_.paces().IsSlow(i) && nodes_.paces().TakesTrial(i, absl::Now());
+    }
+  }
 
   absl::StatusOr<std::vector<AggregateBucket>> Run() {
     std::vector<ShardId> all(placement_.shards());
@@ -88,9 +93,9 @@ class Scan {
   }
 
  private:
-  // Asks each shard of the first replica whose circuit is closed, for which writes wait as well. So
-  // a caller reads what it wrote while nothing fails. None where a shard has no replica
-  // but `banned` ones.
+  // Asks each shard of the first replica whose circuit is closed and that is not slow, for which
+  // writes wait as well. So a caller reads what it wrote while nothing fails. None where a shard
+  // has no replica but `banned` ones.
   std::optional<std::vector<Part>> Plan(const std::vector<ShardId>& open,
                                         const std::vector<bool>& banned) const {
     std::vector<std::vector<ShardId>> asked(placement_.instances.size());
@@ -110,19 +115,20 @@ class Scan {
   }
 
   std::vector<uint32_t> Choices(ShardId shard, const std::vector<bool>& banned) const {
-    std::vector<uint32_t> closed, open;
+    std::vector<uint32_t> good, slow, open;
     for (const Replica& replica : placement_.replicas[shard]) {
       if (replica.state == ReplicaState::kInitializing || banned[replica.instance]) continue;
       const bool is_open = nodes_.channels().CircuitOf(replica.instance)->is_open();
-      (is_open ? open : closed).push_back(replica.instance);
+      const bool is_slow = nodes_.paces().IsSlow(replica.instance) && !is_trial_[replica.instance];
+      (is_open ? open : is_slow ? slow : good).push_back(replica.instance);
     }
-    return closed.empty() ? open : closed;
+    return !good.empty() ? good : !slow.empty() ? slow : open;
   }
 
   void Ask(Part& part) {
     part.state = Part::State::kAsked;
     part.call = nodes_.Ask(calls_, part.instance, part.shards, query_, deadline_);
-    part.due = absl::Now() + nodes_.pace().overdue();
+    part.due = absl::Now() + nodes_.paces().overdue(part.instance);
   }
 
   // Asks others for the part's shards. False where there are none but `banned` ones.
@@ -146,7 +152,7 @@ class Scan {
     if (found == nullptr) return absl::OkStatus();
     const absl::Status status = call.status.ok() ? totals_.Check(call.response) : call.status;
     if (status.ok()) {
-      nodes_.pace().Observe(call.took);
+      nodes_.paces().Observe(call.instance, call.took, absl::Now());
       failed_[call.instance] = false;
       found->state = Part::State::kAnswered;
       return absl::OkStatus();
@@ -169,7 +175,10 @@ class Scan {
   void AskOthers(absl::Time now) {
     std::vector<bool> banned = failed_;
     ForEach(parts_, [&](Part& part) {
-      if (part.state == Part::State::kAsked && part.due <= now) banned[part.instance] = true;
+      if (part.state != Part::State::kAsked || part.due > now) return;
+      banned[part.instance] = true;
+      // Its answer may never be waited for, so this is what there is to learn from.
+      nodes_.paces().Observe(part.instance, now - part.call->sent, now);
     });
     std::vector<Part*> due;
     ForEach(parts_, [&](Part& part) {
@@ -193,8 +202,9 @@ class Scan {
   const AggregateQuery& query_;
   const absl::Time deadline_;
   AggregateTotals totals_;
-  std::vector<bool> failed_;  // by instance: its last answer was an error
-  std::vector<bool> broken_;  // that, and it will not answer anything else
+  std::vector<bool> failed_;    // by instance: its last answer was an error
+  std::vector<bool> broken_;    // that, and it will not answer anything else
+  std::vector<bool> is_trial_;  // by instance: it is slow, and asked all the same
   absl::Status error_ = absl::DeadlineExceededError("no answer in time");
   ScanCalls calls_;
   std::vector<Part> parts_;

@@ -37,7 +37,7 @@ v1::ScanMinutesRequest RequestOf(const Channels& channels, uint32_t instance,
 
 AggregateNodes::AggregateNodes(Channels& channels)
     : channels_(channels),
-      pace_(kOverdueMin, kOverdueMax),
+      paces_("aggregate", "reads", channels.placement(), kOverdueMin, kOverdueMax),
       stubs_(MakeStubs<v1::AggregateReplicaService>(channels)),
       replica_stubs_(MakeStubs<v1::ReplicaService>(channels)) {}
 

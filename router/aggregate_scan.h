@@ -13,6 +13,7 @@
 #include "allezon/v1/aggregate_replica.grpc.pb.h"
 #include "allezon/v1/replica.grpc.pb.h"
 #include "router/channels.h"
+#include "router/pace.h"
 #include "router/read_calls.h"
 #include "router/readers.h"
 #include "router/stubs.h"
@@ -37,13 +38,13 @@ class AggregateNodes {
 
   const Channels& channels() const { return channels_; }
   const Placement& placement() const { return channels_.placement(); }
-  Pace& pace() { return pace_; }
+  Paces& paces() { return paces_; }
   // Another number each time, so that equal choices share the work.
   size_t NextTurn() { return turn_.fetch_add(1, std::memory_order_relaxed); }
 
  private:
   Channels& channels_;
-  Pace pace_;
+  Paces paces_;
   Stubs<v1::AggregateReplicaService> stubs_;
   Stubs<v1::ReplicaService> replica_stubs_;
   std::atomic<size_t> turn_{0};

@@ -9,6 +9,7 @@
 
 #include "absl/time/time.h"
 #include "router/channels.h"
+#include "router/pace.h"
 
 namespace allezon::router {
 
@@ -16,13 +17,13 @@ class Ballot {
  public:
   // `replicas` in order of preference, `needed` of which must answer. With `opens_circuits`, one
   // that is overdue has its circuit opened. What is borrowed must outlive it.
-  Ballot(const Channels& channels, const Pace& pace, std::vector<uint32_t> replicas, size_t needed,
+  Ballot(const Channels& channels, Paces& paces, std::vector<uint32_t> replicas, size_t needed,
          bool opens_circuits);
 
   // The instances to ask now, each of which is then under way until Answered or Failed. At first as
-  // many as are needed, those with closed circuits first; another one when an answer is overdue;
-  // the next one at once where one failed; after a round over all, those that failed, after a
-  // pause.
+  // many as are needed, those with closed circuits first, and of those the slow ones last, but for
+  // a trial now and then; another one when an answer is overdue; the next one at once where one
+  // failed; after a round over all, those that failed, after a pause.
   std::vector<uint32_t> Due(absl::Time now);
   // When Due has something again if nothing happens before.
   absl::Time due() const { return due_; }
@@ -41,12 +42,12 @@ class Ballot {
     State state = State::kUntried;
     absl::Time asked;
   };
-  Member* Pick();
+  Member* Pick(absl::Time now);
   Member& Find(uint32_t instance);
   void Ended(Member& member, State state, absl::Time now);
 
   const Channels& channels_;
-  const Pace& pace_;
+  Paces& paces_;
   std::vector<Member> members_;
   const size_t needed_;
   const bool opens_circuits_;

@@ -50,14 +50,14 @@ struct Lane::Batch {
 };
 
 Lane::Lane(std::string_view service, Channels& channels, uint32_t instance, std::string method,
-           LaneOptions options, Pace& pace, Owner& owner)
+           LaneOptions options, Paces& paces, Owner& owner)
     : placement_version_(channels.placement().version),
       to_(channels.IdentityOf(instance)),
       instance_(instance),
       method_(std::move(method)),
       options_(options),
       circuit_(*channels.CircuitOf(instance)),
-      pace_(pace),
+      paces_(paces),
       owner_(owner),
       stub_(channels, instance,
             [](const auto& channel) { return std::make_shared<WriteStub>(channel); }),
@@ -215,18 +215,21 @@ void Lane::Received(Batch* received, const grpc::Status& status) {
 }
 
 void Lane::Learn(const Batch& batch, const grpc::Status& status) {
-  const absl::Duration took = absl::Now() - batch.sent;
+  const absl::Time now = absl::Now();
+  const absl::Duration took = now - batch.sent;
   batch_seconds_.Observe(absl::ToDoubleSeconds(took));
   if (!status.ok()) batch_failures_.Increment();
   if (!rpc::IsTransportFailure(status)) {
     circuit_.Answered();
-    // Where a copy was faster, this instance is slow, not all of them.
-    if (status.ok() && !batch.writes.front().was_told()) pace_.Observe(took);
+    if (status.ok()) paces_.Observe(instance_, took, now);
     return;
   }
   // A batch that was given little time, or was cancelled here, says nothing.
   if (status.error_code() == grpc::StatusCode::CANCELLED) return;
-  if (status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED && took < pace_.overdue()) return;
+  if (status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED) {
+    if (took < paces_.overdue(instance_)) return;
+    paces_.Observe(instance_, took, now);
+  }
   circuit_.Failed();
 }
 
@@ -253,7 +256,7 @@ void Lane::GiveBack(Batch& batch, const grpc::Status& status) {
 }
 
 std::vector<PendingWrite> Lane::TakeOverdue(absl::Duration tick) {
-  const absl::Duration overdue = pace_.overdue();
+  const absl::Duration overdue = paces_.overdue(instance_);
   std::vector<PendingWrite> elsewhere;
   absl::MutexLock lock(&mutex_);
   bool is_overdue = false;

@@ -23,6 +23,7 @@
 #include "allezon/v1/replica.pb.h"
 #include "router/channels.h"
 #include "router/circuit.h"
+#include "router/pace.h"
 #include "router/stubs.h"
 #include "router/writer.h"
 #include "rpc/metrics.h"
@@ -71,9 +72,9 @@ class Lane {
   };
 
   // `method` is /allezon.v1.ReplicaService/Write or /Replicate, whose messages have the same
-  // fields. `channels`, `pace` and `owner` must outlive it.
+  // fields. `channels`, `paces` and `owner` must outlive it.
   Lane(std::string_view service, Channels& channels, uint32_t instance, std::string method,
-       LaneOptions options, Pace& pace, Owner& owner);
+       LaneOptions options, Paces& paces, Owner& owner);
   // Stops.
   ~Lane();
 
@@ -114,7 +115,7 @@ class Lane {
   void Do(Step step);
   void Send(std::unique_ptr<Batch> batch);
   void Received(Batch* batch, const grpc::Status& status);
-  // Lets circuit and pace know what an answer, or none, says of the instance.
+  // Lets circuit and paces know what an answer, or none, says of the instance.
   void Learn(const Batch& batch, const grpc::Status& status);
   void GiveBack(Batch& batch, const grpc::Status& status);
   void Expire(std::vector<PendingWrite> expired);
@@ -125,7 +126,7 @@ class Lane {
   const std::string method_;
   const LaneOptions options_;
   Circuit& circuit_;
-  Pace& pace_;
+  Paces& paces_;
   Owner& owner_;
   using WriteStub = grpc::TemplatedGenericStub<v1::WriteRequest, v1::WriteResponse>;
   InstanceStub<WriteStub> stub_;

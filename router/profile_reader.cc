@@ -106,7 +106,7 @@ class GrpcProfileReader final : public ProfileReader {
   explicit GrpcProfileReader(Channels& channels)
       : channels_(channels),
         placement_(channels.placement()),
-        pace_(kOverdueMin, kOverdueMax),
+        paces_("profile", "reads", placement_, kOverdueMin, kOverdueMax),
         stubs_(MakeStubs<v1::ProfileReplicaService>(channels)) {}
 
   absl::StatusOr<Profile> Read(const ProfileQuery& query, absl::Time deadline) override {
@@ -119,7 +119,7 @@ class GrpcProfileReader final : public ProfileReader {
     if (readable.size() < needed) {
       return absl::InternalError("a shard has too few replicas that may be read");
     }
-    Ballot ballot(channels_, pace_, std::move(readable), needed, /*opens_circuits=*/true);
+    Ballot ballot(channels_, paces_, std::move(readable), needed, /*opens_circuits=*/true);
     Calls calls;
     std::vector<Calls::Call*> answers;
     absl::Status error = absl::DeadlineExceededError("no replica answered in time");
@@ -134,7 +134,7 @@ class GrpcProfileReader final : public ProfileReader {
         continue;
       }
       if (call->status.ok()) {
-        pace_.Observe(call->took);
+        paces_.Observe(call->instance, call->took, now);
         ballot.Answered(call->instance);
         answers.push_back(call);
         if (ballot.is_enough()) return Merge(answers, query.limit, calls);
@@ -177,7 +177,7 @@ class GrpcProfileReader final : public ProfileReader {
 
   Channels& channels_;
   const Placement& placement_;
-  Pace pace_;
+  Paces paces_;
   Stubs<v1::ProfileReplicaService> stubs_;
 };
 

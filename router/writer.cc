@@ -82,12 +82,12 @@ class LaneWriter final : public Writer, private Lane::Owner {
         failures_total_(rpc::MakeCounter("allezon_router_failures_total",
                                          "Writes that failed for good.",
                                          {{"service", std::string(service)}})),
-        pace_(options.overdue_min, kOverdueMax),
+        paces_(service, "writes", placement_, options.overdue_min, kOverdueMax),
         retries_([this](PendingWrite write) { Start(std::move(write)); }) {
     Lane::Owner& owner = *this;
     for (uint32_t i = 0; i < placement_.instances.size(); ++i) {
       lanes_.push_back(
-          std::make_unique<Lane>(service, channels, i, kWriteMethod, options, pace_, owner));
+          std::make_unique<Lane>(service, channels, i, kWriteMethod, options, paces_, owner));
     }
     flush_at_.resize(lanes_.size(), absl::InfiniteFuture());
     timer_ = std::thread([this] { RunTimer(); });
@@ -104,9 +104,12 @@ class LaneWriter final : public Writer, private Lane::Owner {
   }
 
   void Write(EventRef event, absl::Time deadline, std::shared_ptr<WriteDone> done) override {
-    const absl::Duration left = std::max(deadline - absl::Now(), absl::ZeroDuration());
+    const absl::Time now = absl::Now();
+    const absl::Duration left = std::max(deadline - now, absl::ZeroDuration());
     const absl::Duration margin = std::min(kAnswerMargin, left * kAnswerShare);
-    Start(PendingWrite{std::move(event), deadline - margin, std::move(done)});
+    PendingWrite write{std::move(event), deadline - margin, std::move(done)};
+    const std::optional<size_t> trial = Trial(write, now);
+    Start(std::move(write), trial);
   }
 
  private:
@@ -118,13 +121,20 @@ class LaneWriter final : public Writer, private Lane::Owner {
     return channels_.CircuitOf(replica.instance)->is_open();
   }
 
+  bool IsSlow(const Replica& replica) const {
+    return CoordinatorIsFree() && paces_.IsSlow(replica.instance);
+  }
+  // Where the coordinator alone acknowledges, it is always the first replica, which is read first.
+  bool CoordinatorIsFree() const { return placement_.write_quorum > 1; }
+
   // The replica to try, as an index into those of the shard: of those that this round has not tried
   // and whose circuit is closed, the one whose lane pulls most; the first in the order of the
   // placement where lanes are alike or one of them is full enough, so that a high load is spread.
-  // Where all circuits are open, the first that was not tried. None: the round is over.
+  // A slow one only after all others. Where all circuits are open, the first that was not tried.
+  // None: the round is over.
   std::optional<size_t> Choose(const PendingWrite& write) const {
     const std::vector<Replica>& replicas = placement_.replicas[write.event->shard];
-    std::optional<size_t> best, first, untried;
+    std::optional<size_t> best, first, slow, untried;
     size_t best_pull = 0;
     bool all_open = true;
     for (size_t i = 0; i < replicas.size(); ++i) {
@@ -133,6 +143,10 @@ class LaneWriter final : public Writer, private Lane::Owner {
       if (HasTried(write, i)) continue;
       if (!untried) untried = i;
       if (open) continue;
+      if (IsSlow(replicas[i])) {
+        if (!slow) slow = i;
+        continue;
+      }
       if (!first) first = i;
       const size_t pull = PullOf(replicas[i]);
       if (best && pull <= best_pull) continue;
@@ -140,25 +154,43 @@ class LaneWriter final : public Writer, private Lane::Owner {
       best_pull = pull;
     }
     if (best) return best_pull == Lane::kLargePull ? first : best;
+    if (slow) return slow;
     return all_open ? untried : std::nullopt;
   }
 
-  // Where the coordinator alone acknowledges, the first replica does, which is read first.
   size_t PullOf(const Replica& replica) const {
-    return placement_.write_quorum > 1 ? lanes_[replica.instance]->pull() : 0;
+    return CoordinatorIsFree() ? lanes_[replica.instance]->pull() : 0;
   }
 
   bool CanGoElsewhere(uint32_t instance, const PendingWrite& write) const override {
     if (write.hedge != nullptr && write.hedge->copies_open >= kCopiesMax) return false;
     const std::vector<Replica>& replicas = placement_.replicas[write.event->shard];
     return std::any_of(replicas.begin(), replicas.end(), [&](const Replica& replica) {
-      return replica.instance != instance && !IsOpen(replica);
+      return replica.instance != instance && !IsOpen(replica) && !IsSlow(replica);
     });
   }
 
-  void Start(PendingWrite write) {
+  // Now and then a new write goes to an instance of which nothing was heard lately. To one that was
+  // slow then, a copy goes: nobody waits for it.
+  std::optional<size_t> Trial(PendingWrite& write, absl::Time now) {
+    if (!CoordinatorIsFree()) return std::nullopt;
+    const std::vector<Replica>& replicas = placement_.replicas[write.event->shard];
+    for (size_t i = 0; i < replicas.size(); ++i) {
+      const uint32_t instance = replicas[i].instance;
+      if (IsOpen(replicas[i]) || !paces_.TakesTrial(instance, now)) continue;
+      if (!paces_.IsSlow(instance)) return i;
+      write.hedge = std::make_shared<Hedge>();
+      ++write.hedge->copies_open;
+      PendingWrite copy = write;
+      if (!lanes_[instance]->Push(copy)) --write.hedge->copies_open;
+      return std::nullopt;
+    }
+    return std::nullopt;
+  }
+
+  void Start(PendingWrite write, std::optional<size_t> chosen = std::nullopt) {
     if (write.was_told()) return;
-    std::optional<size_t> chosen = Choose(write);
+    if (!chosen) chosen = Choose(write);
     if (!chosen) {  // a copy, sent elsewhere when its round was over
       write.tried = 0;
       chosen = Choose(write).value_or(0);
@@ -293,7 +325,7 @@ class LaneWriter final : public Writer, private Lane::Owner {
   prometheus::Counter& retries_total_;
   prometheus::Counter& hedges_total_;
   prometheus::Counter& failures_total_;
-  Pace pace_;
+  Paces paces_;
   std::vector<std::unique_ptr<Lane>> lanes_;
   RetryQueue retries_;
   std::thread timer_;  // joined by the destructor

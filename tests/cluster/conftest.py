@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The fixtures of the cluster tests; README.md explains them."""
 
+import contextlib
 import pathlib
 import shutil
 import tempfile
@@ -8,6 +9,7 @@ import tempfile
 import pytest
 
 from api import Gateway
+from disks import Disks, NoDisks
 from running import BEHIND_NGINX, BIN_DIR, RunningCluster
 
 FAILED = pytest.StashKey[bool]()
@@ -25,18 +27,23 @@ def pytest_runtest_makereport(item, call):
         item.stash[FAILED] = item.session.stash[FAILED] = True
 
 
-def _run(options, failed):
+def _run(options, failed, with_disks=False):
     """Yields a started cluster; stops it whatever happens, and fails where that did not go well."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="allezon-cluster-"))
     running = RunningCluster(folder, **options)
+    mounted = contextlib.ExitStack()
     problems = ["it did not start"]
     try:
+        if with_disks:
+            nodes = [id_ for service in ("profile", "aggregate") for id_ in running.settings.ids(service)]
+            running.disks = mounted.enter_context(Disks(folder, nodes))
         running.launch()
         problems = []
         yield running
     finally:
         try:
             problems += running.finish()
+            mounted.close()
         finally:
             if problems or failed():
                 print(f"\nthe logs are kept in {folder}/log\n{running.log_tails()}")
@@ -77,9 +84,12 @@ def module_cluster_of(request):
 def _factory(failed):
     started = []
 
-    def start(**options):
-        run = _run(options, failed)
-        running = next(run)
+    def start(with_disks=False, **options):
+        run = _run(options, failed, with_disks)
+        try:
+            running = next(run)
+        except NoDisks as error:
+            pytest.skip(f"no disks of its own: {error}")
         started.append(run)
         return running
 

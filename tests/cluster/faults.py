@@ -19,9 +19,11 @@ import tempfile
 import time
 
 from api import MINUTE_MS, time_text
+from disks import Disks, NoDisks
 from load import Load, short
 from network import HUB_ADDRESS, Network, NoNetwork
 from proxies import Proxies
+from quota import CpuQuota, NoQuota, cpu_folder
 from running import READY_TIMEOUT_S, SHORT, TIME_SCALE, RunningCluster
 from settings import SHARDS_DEFAULT, ClusterError, Settings
 from stragglers import Stragglers
@@ -32,6 +34,10 @@ DOWN_S = 2  # how long what was ended stays away, so that it misses something
 # Longer than a replica may lag behind what it vouches for (5 s), so that one that is cut off must notice.
 CUT_S = 7
 TURNED_S = 5
+# What a slow node has left, step by step; or the last of it at once, for as long as all steps take.
+SLOW_STEPS = {"disk": (400, 100, 20), "cpu": (0.2, 0.05, 0.02), "network": (10_000, 2_000, 500)}
+SLOW_UNITS = {"disk": "writes a second", "cpu": "of a processor", "network": "kbit a second"}
+SLOW_STEP_S = 4
 # A clock is wrong for so long, by so much: minutes to days.
 CLOCK_WRONG_S = 8
 CLOCK_SHIFT_MIN_S, CLOCK_SHIFT_MAX_S = 120, 5 * 86_400
@@ -57,23 +63,26 @@ FAULTS = {
     "cut": Fault("one node cut off from all, or hears nothing, or is not heard, or is cut off from one other, for 7 s",
                  needs="network"),
     "address": Fault("the address of one node leads to another one of its service for 5 s", needs="proxies"),
+    "slow": Fault("the disk, the processor or the network of one node gets slow, at once or in steps, for 12 s",
+                  needs="disks"),
     "gateway": Fault("kill -9 of one gateway, a start 2 s later", retry=True),
     "all": Fault("kill -9 of all nodes at once, and their start", retry=True),
     "soak": Fault("any of those of a node, each of one node of one service"),
     "mix": Fault("any of these", retry=True),
     "none": Fault("nothing at all, to compare with"),
 }
-OF_A_NODE = ("kill", "term", "stop", "wipe", "clock", "cut", "address")
+OF_A_NODE = ("kill", "term", "stop", "wipe", "clock", "cut", "address", "slow")
 MIXES = {"soak": OF_A_NODE, "mix": (*OF_A_NODE, "gateway", "all")}
 
 
 class Faults:
-    """Hits a RunningCluster. `network`: the one that it runs in, for cuts; the cluster's proxies are for addresses. `note`
-    gets a line about each step."""
+    """Hits a RunningCluster. `network`: the one that it runs in, for cuts; `disks`: those of its nodes; the cluster's proxies
+    are for addresses. `note` gets a line about each step."""
 
-    def __init__(self, cluster, kind, seed=1, note=print, network=None):
+    def __init__(self, cluster, kind, seed=1, note=print, network=None, disks=None):
         self.cluster = cluster
         self.network = network
+        self.disks = disks
         self.kind = kind
         self.note = note
         self.rounds = 0
@@ -91,7 +100,8 @@ class Faults:
     def round(self):
         kind = self.kind
         if kind in MIXES:
-            there = {"": True, "network": self.network is not None, "proxies": self.cluster.proxies is not None}
+            there = {"": True, "network": self.network is not None, "proxies": self.cluster.proxies is not None,
+                     "disks": self.disks is not None}
             kind = self._random.choice([name for name in MIXES[kind] if there[FAULTS[name].needs]])
         if kind == "none":
             return
@@ -194,6 +204,30 @@ class Faults:
                 self.cluster.proxies.put_right(id_)
         self._say(f"the address of {' '.join(hit)} is right again")
 
+    def _slow(self, hit):
+        what = self._random.choice(["disk", "cpu", *(["network"] if self.network else [])])
+        steps = SLOW_STEPS[what]
+        if self._random.random() < 0.5:
+            steps = steps[-1:] * len(steps)
+        try:
+            for step in steps:
+                self._say(f"{' '.join(hit)} has {step} {SLOW_UNITS[what]}")
+                with contextlib.ExitStack() as while_slow:
+                    for id_ in hit:
+                        if what == "disk":
+                            self.disks.slow(id_, step)
+                        elif what == "network":
+                            self.network.limit(id_, step)
+                        else:
+                            while_slow.enter_context(CpuQuota(self.cluster.entry(id_)["pid"], step))
+                    time.sleep(SLOW_STEP_S)
+        finally:
+            if what == "disk":
+                self.disks.heal()
+            elif what == "network":
+                self.network.heal()
+        self._say(f"{' '.join(hit)} is as fast as before")
+
     def _others(self, id_, gateways=True):
         """Whom a node has to do with: those of its service, and gateways."""
         service = next(name for name in ("profile", "aggregate") if id_ in self.cluster.ids(name))
@@ -272,6 +306,7 @@ def parse_arguments(argv):
                              "--retention_s, else 0)")
     parser.add_argument("--network", action="store_true", help="each process in a network namespace of its own, for cuts (root)")
     parser.add_argument("--proxies", action="store_true", help="nodes are reached over proxies, for addresses that change")
+    parser.add_argument("--disks", action="store_true", help="a disk for each node, which can be slow without the others (root)")
     parser.add_argument("--seed", type=int, default=None, help="of the choice of nodes (default: some)")
     parser.add_argument("--retry", action="store_true", help="the load retries, whatever the fault")
     parser.add_argument("--load", action="append", default=[], metavar="FLAG", help="one more flag of allezon-load: --load=--cookies=5")
@@ -300,7 +335,7 @@ def load_flags(options, start_ms):
     return flags
 
 
-def run(options, cluster, network, note):
+def run(options, cluster, network, disks, note):
     """Load, faults and stragglers to the end, then every check: (rounds, what was wrong)."""
     # Some hour that the stragglers' minutes are before.
     start_ms = random.Random(options.seed).randrange(*(year * 365 * 24 for year in (21, 49))) * 60 * MINUTE_MS
@@ -314,7 +349,7 @@ def run(options, cluster, network, note):
             stragglers = stack.enter_context(Stragglers(
                 cluster.http, start_ms - min(retention_s, 3600) * 1000 - MINUTE_MS, retention_s=retention_s,
                 per_s=options.stragglers_per_s, seed=options.seed))
-        faults = Faults(cluster, options.fault, options.seed, note, network)
+        faults = Faults(cluster, options.fault, options.seed, note, network, disks)
         faults.run(lambda: not load.running() or time.monotonic() > end - options.every_s / 2, options.every_s)
         load.wait(options.minutes * 60 + READY_TIMEOUT_S + 180)
         note(load.text)
@@ -354,6 +389,10 @@ def main(argv):
         try:
             ids.check()
             network = stack.enter_context(Network(sum(names.values(), []))) if options.network else None
+            disks = None
+            if options.disks:
+                disks = stack.enter_context(Disks(folder, [*names["profile"], *names["aggregate"]]))
+                cpu_folder()
             proxies = None
             if options.proxies:
                 host = HUB_ADDRESS if network else "127.0.0.1"
@@ -361,21 +400,21 @@ def main(argv):
             cluster = RunningCluster(folder, gateways=2, profiles=options.profiles, aggregates=options.aggregates,
                                      rf=options.rf, extra_args=extra_args, hosts=network and network.hosts,
                                      prefixes=network and network.prefixes, proxies=proxies)
-        except (ClusterError, NoNetwork) as error:
+        except (ClusterError, NoNetwork, NoDisks, NoQuota) as error:
             shutil.rmtree(folder)
             print(f"error: {error}", file=sys.stderr)
             return 2
         try:
             cluster.launch()
-            rounds, wrong = run(options, cluster, network, note)
+            rounds, wrong = run(options, cluster, network, disks, note)
         except (AssertionError, ClusterError) as error:
             wrong.append(str(error))
         finally:
             wrong += cluster.finish()
-            if not wrong and not options.keep:
-                shutil.rmtree(folder, ignore_errors=True)
-            else:
-                print(f"data and logs are kept in {folder}")
+    if not wrong and not options.keep:
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        print(f"data and logs are kept in {folder}")
     if wrong:
         print("FAILED\n" + "\n".join(wrong))
         return 1

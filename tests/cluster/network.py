@@ -90,6 +90,12 @@ class Network:
                 raise NoNetwork(f"no delay: {error.stderr.strip()}") from error
             self._delayed.add(id_)
 
+    def limit(self, id_, kbit_per_s):
+        """Nothing leaves it faster, and what waits is dropped after a while."""
+        run("tc", "-n", self._name(id_), "qdisc", "replace", "dev", "eth0", "root", "tbf", "rate", f"{kbit_per_s}kbit",
+            "burst", "32kb", "latency", "400ms")
+        self._delayed.add(id_)
+
     def heal(self):
         for id_ in self.hosts:
             if id_ in self._delayed:

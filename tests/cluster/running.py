@@ -50,6 +50,7 @@ class RunningCluster(Cluster):
                          log_level=log_level, hosts=hosts, prefixes=prefixes, fronts=proxies and proxies.fronts,
                          note=print)
         self.proxies = proxies
+        self.disks = None  # with those of its nodes, where they have some
         if names is not None:
             self.fronts = Fronts(names, settings)
             self.prefixes = {id_: names.prefix for service in SERVICES for id_ in settings.ids(service)}
@@ -172,7 +173,10 @@ class RunningCluster(Cluster):
     def wipe(self, id_):
         """Removes what a node that has ended has stored: it lost its disk."""
         assert not self.running(id_), f"{id_} runs: end it first"
-        shutil.rmtree(self.entry(id_)["data"])
+        data = pathlib.Path(self.entry(id_)["data"])
+        shutil.rmtree(data.resolve())
+        if data.is_symlink():  # into a disk of its own
+            data.resolve().mkdir()
 
     def wait_ready(self, timeout_s=READY_TIMEOUT_S):
         super().wait_ready(timeout_s)

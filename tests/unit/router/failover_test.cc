@@ -157,17 +157,5 @@ TEST_F(WriterTest, AnEventThatNobodyHasAQuorumForIsToBeTriedAgain) {
   EXPECT_TRUE(absl::IsResourceExhausted(exhausted)) << exhausted;
 }
 
-TEST(PaceTest, AnswersAreOverdueAfterAMultipleOfWhatTheyTookLately) {
-  Pace pace(absl::Milliseconds(50), absl::Seconds(1));
-  EXPECT_EQ(pace.overdue(), absl::Milliseconds(50));
-  for (int i = 0; i < 100; ++i) pace.Observe(absl::Milliseconds(100));
-  EXPECT_GT(pace.overdue(), absl::Milliseconds(300));
-  EXPECT_LT(pace.overdue(), absl::Milliseconds(401));
-  for (int i = 0; i < 1000; ++i) pace.Observe(absl::Hours(1));
-  EXPECT_EQ(pace.overdue(), absl::Seconds(1));
-  for (int i = 0; i < 1000; ++i) pace.Observe(absl::Milliseconds(1));
-  EXPECT_EQ(pace.overdue(), absl::Milliseconds(50));
-}
-
 }  // namespace
 }  // namespace allezon::router

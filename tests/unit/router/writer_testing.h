@@ -52,6 +52,17 @@ class TestReplica final : public v1::ReplicaService::CallbackService {
       waiting_.push_back(reactor);
       return reactor;
     }
+    if (delay_ > absl::ZeroDuration()) {
+      slow_answers_.emplace_back([this, reactor, delay = delay_] {
+        absl::SleepFor(delay);
+        {
+          absl::MutexLock answered(&mutex_);
+          --in_flight_;
+        }
+        reactor->Finish(grpc::Status::OK);
+      });
+      return reactor;
+    }
     --in_flight_;
     reactor->Finish(rpc::ToGrpc(fail_next_ > 0 ? (--fail_next_, failure_) : absl::OkStatus()));
     return reactor;
@@ -68,6 +79,15 @@ class TestReplica final : public v1::ReplicaService::CallbackService {
     return reactor;
   }
 
+  ~TestReplica() override {
+    for (std::thread& answer : slow_answers_) answer.join();
+  }
+
+  // Calls are answered after so long.
+  void Delay(absl::Duration delay) {
+    absl::MutexLock lock(&mutex_);
+    delay_ = delay;
+  }
   // While held, calls are taken and not answered.
   void Hold() {
     absl::MutexLock lock(&mutex_);
@@ -123,6 +143,8 @@ class TestReplica final : public v1::ReplicaService::CallbackService {
  private:
   absl::Mutex mutex_;
   bool held_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Duration delay_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::thread> slow_answers_ ABSL_GUARDED_BY(mutex_);
   int fail_next_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
   std::optional<v1::NodeIdentity> answers_as_ ABSL_GUARDED_BY(mutex_);

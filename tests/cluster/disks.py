@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A disk for each node: a file with an ext4 in it, so that one can be slow without the others. Needs root.
+
+    with Disks(folder, ["p0", …]) as disks:         # before the cluster is launched in the folder
+        disks.slow("p0", 20); disks.heal()
+
+The data of a node is then a link into its disk."""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import subprocess
+
+DISK_MIB = 1024  # at most: the file is sparse
+
+
+class NoDisks(Exception):
+    """Why there can be no such disks here."""
+
+
+class Disks:
+    def __init__(self, folder, ids):
+        self.folder = pathlib.Path(folder)
+        self.ids = list(ids)
+        self._mounted = contextlib.ExitStack()
+        self._slow = {}  # id: the device that is throttled
+
+    def __enter__(self):
+        if os.geteuid() != 0:
+            raise NoDisks("mounting disks needs root")
+        for program in ("mkfs.ext4", "mount", "umount"):
+            if shutil.which(program) is None:
+                raise NoDisks(f"{program} is not installed")
+        try:
+            for id_ in self.ids:
+                self._make(id_)
+            throttle_file()
+        except BaseException as error:
+            self.__exit__()
+            if isinstance(error, subprocess.CalledProcessError):
+                raise NoDisks(f"{' '.join(map(str, error.cmd))}: {error.stderr.strip()}") from error
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self.heal()
+        self._mounted.close()
+
+    def _make(self, id_):
+        image, disk = self.folder / "disks" / f"{id_}.ext4", self.folder / "disks" / id_
+        disk.mkdir(parents=True)
+        with image.open("wb") as file:
+            file.truncate(DISK_MIB << 20)
+        run("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=1,nodiscard", image)
+        run("mount", "-o", "loop", image, disk)
+        self._mounted.callback(run, "umount", "--lazy", disk)
+        (disk / "data").mkdir()
+        (self.folder / "data").mkdir(exist_ok=True)
+        (self.folder / "data" / id_).symlink_to(disk / "data")
+
+    def slow(self, id_, writes_per_s):
+        """No more writes a second reach the disk, whoever sends them."""
+        number = os.stat(self.folder / "disks" / id_).st_dev
+        self._slow[id_] = f"{os.major(number)}:{os.minor(number)}"
+        throttle_file().write_text(f"{self._slow[id_]} {writes_per_s}")
+
+    def heal(self):
+        for device in self._slow.values():
+            throttle_file().write_text(f"{device} 0")
+        self._slow.clear()
+
+
+def throttle_file():
+    """Of the root group, to which also what the kernel writes by itself belongs."""
+    for line in pathlib.Path("/proc/mounts").read_text().splitlines():
+        _, where, kind, options = line.split()[:4]
+        if kind == "cgroup" and "blkio" in options.split(","):
+            file = pathlib.Path(where) / "blkio.throttle.write_iops_device"
+            if os.access(file, os.W_OK):
+                return file
+    raise NoDisks("no disk can be throttled here: there is no blkio of cgroup v1")
+
+
+def run(*command):
+    subprocess.run(command, check=True, capture_output=True, text=True)
