@@ -25,6 +25,8 @@ struct ServerOptions {
   // start on.
   std::vector<std::string> health_names;
   int message_bytes_max = 16 << 20;
+  // What gRPC itself may hold of calls; beyond, it reads no more, and then ends some. 0: no bound.
+  size_t grpc_bytes_max = 0;
 };
 
 class Server {
