@@ -20,8 +20,11 @@ namespace {
 // A sealed segment is merged into a new one that has at least 1/kMergeRatio of its rows.
 constexpr uint64_t kMergeRatio = 2;
 // An open segment with more rows is sealed at the next tick, and no merge makes a larger one: a
-// value stays within some tens of megabytes.
+// value stays within some tens of megabytes; and where memory is small within a sixteenth of it, as
+// a merge takes several times as much for a while.
 constexpr uint64_t kSegmentRowsMax = 2'000'000;
+constexpr uint64_t kSegmentRowsMin = 10'000;
+constexpr uint64_t kResidentBytesARow = 256;
 
 struct Meters {
   prometheus::Counter& rebuilt = rpc::MakeCounter(
@@ -61,7 +64,10 @@ std::vector<Moves::Move> MovesOf(absl::Span<const replica::LogEntry> added,
 }  // namespace
 
 AggregateView::AggregateView(AggregateViewOptions options)
-    : options_(options), sealed_(options.resident_bytes_max / 2) {
+    : options_(options),
+      segment_rows_max_(std::clamp<uint64_t>(options.resident_bytes_max / kResidentBytesARow,
+                                             kSegmentRowsMin, kSegmentRowsMax)),
+      sealed_(options.resident_bytes_max / 2) {
   TheMeters();
 }
 
@@ -201,7 +207,7 @@ AggregateView::Applied AggregateView::ApplyTo(Minute& minute, const Change& chan
     minute.gone = true;
     return Applied::kEmptied;
   }
-  return rows > kSegmentRowsMax ? Applied::kFull : Applied::kDone;
+  return rows > segment_rows_max_ ? Applied::kFull : Applied::kDone;
 }
 
 void AggregateView::NoteWritten(const MinuteRef& minute, absl::Time last_append) {
@@ -231,7 +237,7 @@ SegmentRef AggregateView::MergeWithLast(int64_t number, SegmentRef segment,
   while (!sealed.empty()) {
     const uint64_t rows = segment->digest().count;
     const uint64_t last_rows = sealed.back().digest.count;
-    if (last_rows > kMergeRatio * rows || last_rows + rows > kSegmentRowsMax) break;
+    if (last_rows > kMergeRatio * rows || last_rows + rows > segment_rows_max_) break;
     // Its digest without them is not known.
     if (!sealed.back().dropped.empty()) break;
     const absl::StatusOr<SegmentRef> last = sealed_.Read(number, sealed.back().sequence);

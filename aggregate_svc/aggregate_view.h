@@ -173,6 +173,7 @@ class AggregateView final : public replica::View {
   absl::StatusOr<std::unique_ptr<Segment>> ReadLog(int64_t minute) const;
 
   const AggregateViewOptions options_;
+  const uint64_t segment_rows_max_;
   replica::ViewContext context_;
   SegmentStore sealed_;
   Moves moves_;

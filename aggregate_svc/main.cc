@@ -7,7 +7,8 @@
 #include "replica/node.h"
 #include "router/readers.h"
 
-ABSL_FLAG(uint32_t, segments_mib, 512, "memory for minutes that are written or read, in MiB");
+ABSL_FLAG(uint32_t, segments_mib, 0,
+          "MiB for minutes that are written or read; 0: a part of --memory_mib");
 ABSL_FLAG(uint32_t, seal_after_s, 10, "a minute that got nothing for so many seconds is sealed");
 
 int main(int argc, char** argv) {
@@ -15,9 +16,14 @@ int main(int argc, char** argv) {
   replica::NodeSpec spec;
   spec.service = "aggregate";
   spec.summary = "aggregate_svc: how much of something happened, minute by minute";
-  spec.make_view = [](absl::Duration) {
+  spec.has_segments = true;
+  spec.adjust_memory = [](replica::NodeMemory& memory) {
+    if (const uint32_t mib = absl::GetFlag(FLAGS_segments_mib))
+      memory.segments = uint64_t{mib} << 20;
+  };
+  spec.make_view = [](absl::Duration, const replica::NodeMemory& memory) {
     aggregate_svc::AggregateViewOptions options;
-    options.resident_bytes_max = size_t{absl::GetFlag(FLAGS_segments_mib)} << 20;
+    options.resident_bytes_max = memory.segments;
     options.seal_after = absl::Seconds(absl::GetFlag(FLAGS_seal_after_s));
     return std::make_unique<aggregate_svc::AggregateView>(options);
   };

@@ -21,7 +21,8 @@ namespace {
 
 constexpr std::string_view kProfilePrefix = "/user_profiles/";
 constexpr size_t kTagJsonBytes = 320;  // about what a tag takes; only to reserve
-constexpr size_t kLargeBodyBytes = 512 << 10;
+// What a JSON text takes beside itself while it is parsed: simdjson's tape, strings and indexes.
+constexpr size_t kParsedCopies = 14;
 constexpr int64_t kMismatchLogIntervalSeconds = 1;
 
 Route RouteOf(std::string_view path, std::string_view& cookie) {
@@ -154,7 +155,9 @@ Api::Api(const Backends& backends, ApiOptions options)
       debug_matches_(rpc::MakeCounter("allezon_debug_matches_total",
                                       "Query bodies that were equal to the answer.")),
       debug_mismatches_(rpc::MakeCounter("allezon_debug_mismatches_total",
-                                         "Query bodies that were not equal to the answer.")) {}
+                                         "Query bodies that were not equal to the answer.")),
+      debug_skipped_(rpc::MakeCounter("allezon_debug_skipped_total",
+                                      "Query bodies that were too large to be compared.")) {}
 
 Plan Api::PlanOf(std::string_view method, std::string_view target, std::string_view content_type) {
   const Target parts = SplitTarget(target);
@@ -268,12 +271,24 @@ Response Api::Readyz() {
 }
 
 void Api::CompareWithBody(const Plan& plan, const Response& response, std::string_view body) {
-  std::optional<std::string> difference;
-  if (body.size() <= kLargeBodyBytes) {
-    difference = Difference(body, response.body);
-  } else {
-    absl::MutexLock lock(&large_body_mutex_);
-    difference = Difference(body, response.body);
+  const size_t bytes = kParsedCopies * (body.size() + response.body.size());
+  if (bytes > options_.compared_bytes_max) {
+    debug_skipped_.Increment();
+    return;
+  }
+  {
+    absl::MutexLock lock(&compare_mutex_);
+    const auto has_room = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(compare_mutex_) {
+      return compared_bytes_ + bytes <= options_.compared_bytes_max;
+    };
+    // Others do nothing but compare meanwhile.
+    compare_mutex_.Await(absl::Condition(&has_room));
+    compared_bytes_ += bytes;
+  }
+  const std::optional<std::string> difference = Difference(body, response.body);
+  {
+    absl::MutexLock lock(&compare_mutex_);
+    compared_bytes_ -= bytes;
   }
   if (!difference) {
     debug_matches_.Increment();

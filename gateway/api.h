@@ -9,6 +9,7 @@
 #include <string>
 #include <string_view>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
@@ -44,6 +45,8 @@ struct ApiOptions {
   absl::Duration query_timeout = absl::Seconds(10);
   // Within what a Kubernetes probe waits by default, 1 s.
   absl::Duration ready_timeout = absl::Milliseconds(800);
+  // What comparing answers with bodies may take at a time.
+  size_t compared_bytes_max = size_t{384} << 20;
 };
 
 // What the API stands on; all must outlive it.
@@ -87,10 +90,11 @@ class Api {
   TagIntake intake_;
   std::atomic<bool> draining_{false};
   std::atomic<int64_t> mismatch_logged_s_{0};
-  // Held to compare a large body: a parsed one takes a dozen times its size.
-  absl::Mutex large_body_mutex_;
+  absl::Mutex compare_mutex_;
+  size_t compared_bytes_ ABSL_GUARDED_BY(compare_mutex_) = 0;
   prometheus::Counter& debug_matches_;
   prometheus::Counter& debug_mismatches_;
+  prometheus::Counter& debug_skipped_;
 };
 
 }  // namespace allezon::gateway

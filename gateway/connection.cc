@@ -33,14 +33,6 @@ int PollTimeoutMs(SteadyTime deadline) {
 
 }  // namespace
 
-bool BodyBudget::Take(size_t bytes) {
-  size_t left = left_.load();
-  do {
-    if (left < bytes) return false;
-  } while (!left_.compare_exchange_weak(left, left - bytes));
-  return true;
-}
-
 bool Body::Grow(size_t more) {
   const size_t needed = size_ + more;
   while (needed > kUncountedBytes + taken_) {

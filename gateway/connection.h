@@ -4,13 +4,13 @@
 // bound. Used by one thread at a time, but for Write, which another one may call instead.
 #pragma once
 
-#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <string>
 #include <string_view>
 
 #include "gateway/http_head.h"
+#include "rpc/memory.h"
 
 namespace allezon::gateway {
 
@@ -25,21 +25,10 @@ enum class Io {
   kNoMemory,   // the budget of all bodies is spent
 };
 
-// How many bytes of large bodies the process may hold at a time. Thread-safe.
-class BodyBudget {
- public:
-  explicit BodyBudget(size_t bytes_max) : left_(bytes_max) {}
-  bool Take(size_t bytes);
-  void Give(size_t bytes) { left_.fetch_add(bytes); }
-
- private:
-  std::atomic<size_t> left_;
-};
-
-// A body, and its share of the budget, which it gives back.
+// A body, and its share of the budget of large ones, which it gives back.
 class Body {
  public:
-  explicit Body(BodyBudget& budget) : budget_(budget) {}
+  explicit Body(rpc::ByteBudget& budget) : budget_(budget) {}
   ~Body() { GiveBack(); }
   Body(const Body&) = delete;
   Body& operator=(const Body&) = delete;
@@ -55,7 +44,7 @@ class Body {
   // Makes room for `more` bytes behind text(); false where the budget does not allow it.
   bool Grow(size_t more);
 
-  BodyBudget& budget_;
+  rpc::ByteBudget& budget_;
   std::string bytes_;
   size_t size_ = 0;
   size_t taken_ = 0;

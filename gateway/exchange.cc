@@ -12,6 +12,13 @@ namespace allezon::gateway {
 
 using std::chrono::steady_clock;
 
+namespace {
+
+// Answers up to this size are not counted: every connection may send one.
+constexpr size_t kUncountedBytes = 64 << 10;
+
+}  // namespace
+
 bool Live::Enter(Phase next) {
   since_.store(steady_clock::now().time_since_epoch().count());
   Phase now = phase_.load();
@@ -68,6 +75,16 @@ bool Exchange::Send(Answer answer) {
 void Exchange::Tell(Response response) {
   if (told_.exchange(true)) return;
   response_ = std::move(response);
+  // What says that tags are stored must be said; bodies of requests bound it.
+  const bool is_query = route == Route::kUserProfiles || route == Route::kAggregates;
+  if (is_query && response_.body.size() > kUncountedBytes) {
+    if (auto bytes = rpc::BytesTaken::From(context_.answers, response_.body.size())) {
+      response_bytes_ = *std::move(bytes);
+    } else {
+      response_ = ToResponse(
+          {.status = 503, .detail = "too many large answers are being sent", .retry_after_s = 1});
+    }
+  }
   if (--awaited_ == 0) SendTold();
 }
 

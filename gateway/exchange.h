@@ -15,6 +15,7 @@
 #include "gateway/connection.h"
 #include "gateway/http_engine.h"
 #include "gateway/http_metrics.h"
+#include "rpc/memory.h"
 
 namespace allezon::gateway {
 
@@ -69,6 +70,7 @@ struct ExchangeContext {
   const std::atomic<bool>& draining;  // each answer ends its connection
   const std::atomic<bool>& ending;    // what is idle ends
   std::chrono::milliseconds write_timeout;
+  rpc::ByteBudget& answers;  // large ones to queries, from when they are told until they are sent
 };
 
 // Made by the thread of the connection.
@@ -81,7 +83,8 @@ class Exchange {
   // Sends the answer; whether the connection is at its end. On the connection's thread it waits for
   // a client that is slow to read, on another one it gives that client up.
   bool Send(Answer answer);
-  // The same for the answer that the connection expects, and says that it was sent; once the body
+  // The same for the answer that the connection expects, or 503 in its place where a large one to a
+  // query finds no room among those that are being sent; and says that it was sent; once the body
   // was given back, so that a client that has its answer finds the body's memory free. The first
   // call counts. Thread-safe.
   void Tell(Response response);
@@ -100,7 +103,8 @@ class Exchange {
   const SteadyTime began_;
   const std::thread::id thread_ = std::this_thread::get_id();
   std::atomic<bool> told_{false};
-  Response response_;            // by who told it, for who sends it
+  Response response_;  // by who told it, for who sends it
+  rpc::BytesTaken response_bytes_;
   std::atomic<int> awaited_{2};  // the response, and that the body was given back
 };
 

@@ -67,7 +67,8 @@ struct HttpServer::Impl {
       : api(served),
         options(std::move(settings)),
         budget(options.body_bytes_total_max),
-        context{engine, metrics, draining, ending, options.write_timeout} {}
+        answers(options.answer_bytes_total_max),
+        context{engine, metrics, draining, ending, options.write_timeout, answers} {}
 
   // Finds a thread for a new connection, or ends it.
   void Admit(int fd) ABSL_LOCKS_EXCLUDED(mutex);
@@ -92,7 +93,8 @@ struct HttpServer::Impl {
 
   Api& api;
   const HttpServerOptions options;
-  BodyBudget budget;
+  rpc::ByteBudget budget;
+  rpc::ByteBudget answers;
   HttpEngine engine;
   HttpMetrics metrics;
   Refusals refusals;

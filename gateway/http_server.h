@@ -22,6 +22,8 @@ struct HttpServerOptions {
   size_t connections_max = 1024;
   // Bytes of bodies over 64 KiB that are held at a time; more is refused with 503.
   size_t body_bytes_total_max = size_t{256} << 20;
+  // The same of answers to queries while they are sent.
+  size_t answer_bytes_total_max = size_t{192} << 20;
   // A connection between two requests. Longer than proxies keep theirs, which then close first.
   std::chrono::milliseconds idle_timeout{75'000};
   // Where all are taken, an idle one gives way to a new one after so long; before, its client's

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // allezon-gateway: the HTTP face of the platform.
-#include <malloc.h>
 #include <sys/resource.h>
 
 #include <chrono>
@@ -16,12 +15,15 @@
 #include "absl/synchronization/mutex.h"
 #include "gateway/api.h"
 #include "gateway/http_server.h"
+#include "gateway/memory.h"
 #include "router/channels.h"
 #include "router/placement.h"
 #include "router/readers.h"
 #include "router/writer.h"
 #include "rpc/flags.h"
+#include "rpc/grpc_cpus.h"
 #include "rpc/log.h"
+#include "rpc/memory.h"
 #include "rpc/signals.h"
 
 ABSL_FLAG(std::string, listen, "127.0.0.1:8080", "host:port of the HTTP server");
@@ -45,8 +47,10 @@ ABSL_FLAG(uint32_t, query_deadline_ms, 10'000,
           "a query that is not answered by then is answered with 504");
 ABSL_FLAG(uint32_t, future_max_s, 24 * 3600,
           "tags further ahead of the clock than this are refused");
-ABSL_FLAG(uint32_t, connections_max, 1024, "HTTP connections at a time");
-ABSL_FLAG(uint32_t, body_mib_max, 256, "MiB of large bodies at a time");
+ABSL_FLAG(uint32_t, connections_max, 0,
+          "HTTP connections at a time; 0: as many as a part of --memory_mib allows, 1024 at most");
+ABSL_FLAG(uint32_t, body_mib_max, 0,
+          "MiB of large bodies at a time; 0: as many as a part of --memory_mib allows");
 ABSL_FLAG(uint32_t, idle_timeout_ms, 75'000, "a connection that is idle for so long is closed");
 ABSL_FLAG(uint32_t, request_timeout_ms, 30'000, "a request must have arrived by then");
 ABSL_FLAG(uint32_t, drain_delay_ms, 0,
@@ -58,9 +62,6 @@ namespace allezon::gateway {
 namespace {
 
 using std::chrono::milliseconds;
-
-constexpr int kBlockBytesMax = 512 << 10;
-constexpr int kFreedBytesMax = 1 << 20;
 
 absl::StatusOr<router::Placement> PlacementOf(const std::string& flag, const std::string& list) {
   if (list.empty()) return absl::InvalidArgumentError("--" + flag + " must be given");
@@ -78,8 +79,23 @@ absl::StatusOr<router::Placement> PlacementOf(const std::string& flag, const std
   return placement;
 }
 
-ApiOptions ApiOptionsFromFlags() {
+// The parts of --memory_mib, where no flag of its own says what one of them has.
+absl::StatusOr<GatewayMemory> MemoryOfFlags() {
+  const absl::StatusOr<rpc::MemoryTotal> total = rpc::MemoryTotalOfFlags(kGatewayMemoryLeastBytes);
+  if (!total.ok()) return total.status();
+  rpc::LimitFreedMemory(*total);
+  GatewayMemory memory = SplitGatewayMemory(total->bytes);
+  if (const uint32_t connections = absl::GetFlag(FLAGS_connections_max)) {
+    memory.connections_max = connections;
+  }
+  if (const uint32_t mib = absl::GetFlag(FLAGS_body_mib_max)) memory.bodies = uint64_t{mib} << 20;
+  if (absl::Status s = rpc::ReportMemory(*total, PartsOf(memory)); !s.ok()) return s;
+  return memory;
+}
+
+ApiOptions ApiOptionsOf(const GatewayMemory& memory) {
   ApiOptions options;
+  options.compared_bytes_max = memory.compared;
   options.intake.shards = absl::GetFlag(FLAGS_shards);
   options.intake.future_max = absl::Seconds(absl::GetFlag(FLAGS_future_max_s));
   options.intake.tag_timeout = absl::Milliseconds(absl::GetFlag(FLAGS_tag_deadline_ms));
@@ -88,11 +104,12 @@ ApiOptions ApiOptionsFromFlags() {
   return options;
 }
 
-HttpServerOptions HttpOptionsFromFlags() {
+HttpServerOptions HttpOptionsOf(const GatewayMemory& memory) {
   HttpServerOptions options;
   options.listen = absl::GetFlag(FLAGS_listen);
-  options.connections_max = std::max(1u, absl::GetFlag(FLAGS_connections_max));
-  options.body_bytes_total_max = size_t{absl::GetFlag(FLAGS_body_mib_max)} << 20;
+  options.connections_max = memory.connections_max;
+  options.body_bytes_total_max = memory.bodies;
+  options.answer_bytes_total_max = memory.answers;
   options.idle_timeout = milliseconds(absl::GetFlag(FLAGS_idle_timeout_ms));
   options.body_timeout = milliseconds(absl::GetFlag(FLAGS_request_timeout_ms));
   options.head_timeout = std::min(options.head_timeout, options.body_timeout);
@@ -105,14 +122,6 @@ void RaiseDescriptorLimit() {
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
   limit.rlim_cur = limit.rlim_max;
   setrlimit(RLIMIT_NOFILE, &limit);
-}
-
-// A full profile is some hundred kilobytes of JSON. As the C library comes, it returns such a block
-// to the kernel when it is freed, and the next one begins with a page fault every 4 KiB. An arena
-// may keep kFreedBytesMax, so all of them together little.
-void KeepFreedMemory() {
-  mallopt(M_MMAP_THRESHOLD, kBlockBytesMax);
-  mallopt(M_TRIM_THRESHOLD, kFreedBytesMax);
 }
 
 int Fail(const absl::Status& status) {
@@ -130,6 +139,10 @@ int Run() {
       PlacementOf("aggregates", absl::GetFlag(FLAGS_aggregates));
   if (!aggregates.ok()) return Fail(aggregates.status());
 
+  const absl::StatusOr<GatewayMemory> memory = MemoryOfFlags();
+  if (!memory.ok()) return Fail(memory.status());
+  rpc::LogInfo("processors", {{"usable", rpc::GrpcCpus()}});
+
   router::Channels profile_channels(*std::move(profiles), "profile", cluster);
   router::Channels aggregate_channels(*std::move(aggregates), "aggregate", cluster);
   const auto profile_writer = router::MakeWriter(
@@ -143,9 +156,9 @@ int Run() {
       [&](absl::Time deadline) {
         return router::CheckReady({&profile_channels, &aggregate_channels}, deadline);
       }};
-  Api api(backends, ApiOptionsFromFlags());
+  Api api(backends, ApiOptionsOf(*memory));
   absl::StatusOr<std::unique_ptr<HttpServer>> server =
-      HttpServer::Start(api, HttpOptionsFromFlags());
+      HttpServer::Start(api, HttpOptionsOf(*memory));
   if (!server.ok()) return Fail(server.status());
   rpc::LogInfo("serving", {{"listen", absl::GetFlag(FLAGS_listen)}, {"port", (*server)->port()}});
 
@@ -164,7 +177,6 @@ int Run() {
 
 int main(int argc, char** argv) {
   allezon::rpc::BlockTerminationSignals();
-  allezon::gateway::KeepFreedMemory();
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   allezon::rpc::ParseFlags(argc, argv,
                            "allezon-gateway takes user tags and queries over HTTP and JSON.");

@@ -11,7 +11,7 @@ int main(int argc, char** argv) {
   replica::NodeSpec spec;
   spec.service = "profile";
   spec.summary = "profile_svc: what each user has done lately";
-  spec.make_view = [](absl::Duration retention) {
+  spec.make_view = [](absl::Duration retention, const replica::NodeMemory&) {
     return std::make_unique<profile_svc::ProfileView>(retention);
   };
   spec.make_services = [](replica::View& view, const replica::NodeContext& context) {

@@ -31,6 +31,16 @@ void FinishLater(rpc::BlockingCalls& threads, grpc::CallbackServerContext* call,
                                  kRetryDelay));
 }
 
+absl::Status TooMuchWaits(const NodeContext& context, size_t bytes) {
+  if (bytes > context.calls->bytes_max()) {
+    return absl::ResourceExhaustedError(absl::StrCat("the call takes more memory (", bytes,
+                                                     " bytes) than there is for all of them (",
+                                                     context.calls->bytes_max(), "): split it"));
+  }
+  return rpc::WithRetryDelay(absl::ResourceExhaustedError("too much waits in memory already"),
+                             kRetryDelay);
+}
+
 absl::Status CheckCall(const NodeContext& context, const v1::NodeIdentity& to,
                        uint64_t placement_version) {
   if (absl::Status status = context.identities->CheckTo(to); !status.ok()) return status;

@@ -48,6 +48,14 @@ absl::Status CheckReadable(const NodeContext& context, absl::Span<const uint32_t
 // Which consistencies a read may ask for.
 absl::Status CheckConsistency(v1::Consistency consistency);
 
+// kResourceExhausted: NodeContext::calls has no room for a call that takes `bytes`. With a delay
+// after which to try again, where it ever can have.
+absl::Status TooMuchWaits(const NodeContext& context, size_t bytes);
+
+// What tags that other teams add take, in times of what they are on the wire: as they came, as
+// events, and in what goes to their nodes.
+inline constexpr size_t kAddedTagCopies = 3;
+
 // Serves AddTags of either service. `context` must outlive the call.
 template <typename Request, typename Response>
 grpc::ServerUnaryReactor* ServeAddTags(const NodeContext& context,
@@ -55,9 +63,16 @@ grpc::ServerUnaryReactor* ServeAddTags(const NodeContext& context,
                                        Response* response, rpc::CallMetrics& metrics) {
   const absl::Time start = absl::Now();
   grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
+  const size_t bytes = kAddedTagCopies * request->ByteSizeLong();
+  auto taken = rpc::BytesTaken::From(*context.calls, bytes);
+  if (!taken) {
+    FinishCall(reactor, metrics, start, TooMuchWaits(context, bytes));
+    return reactor;
+  }
+  const auto held = std::make_shared<rpc::BytesTaken>(*std::move(taken));
   router::AddTags(*context.writer, request->tags(), context.placement().shards(),
                   context.future_max, absl::FromChrono(call->deadline()),
-                  [reactor, request, response, start, &metrics](const absl::Status& status) {
+                  [reactor, request, response, start, held, &metrics](const absl::Status& status) {
                     if (status.ok()) response->set_accepted(request->tags_size());
                     FinishCall(reactor, metrics, start, status);
                   });

@@ -11,6 +11,11 @@
 namespace allezon::replica {
 namespace {
 
+// What an event of a call takes beside its tag: messages, parsed fields, entry, bookkeeping. And
+// its tag: as it came, parsed, and for peers.
+constexpr size_t kEventBytes = 800;
+constexpr size_t kTagCopies = 3;
+
 absl::Status CheckEvent(const v1::Event& event, const v1::Tag& tag,
                         const std::vector<bool>& holds) {
   if (event.shard() >= holds.size()) {
@@ -99,8 +104,10 @@ absl::Status TakeOne(const v1::Event& event, uint32_t position, const std::vecto
 }
 
 std::shared_ptr<Incoming> Borrow(const CallEvents& events, const std::vector<bool>& holds,
-                                 const Acceptance& acceptance, Refuse refuse) {
+                                 const Acceptance& acceptance, rpc::BytesTaken bytes,
+                                 Refuse refuse) {
   auto taken = std::make_shared<Incoming>();
+  taken->bytes = std::move(bytes);
   taken->entries.reserve(events.size());
   taken->taken.reserve(events.size());
   taken->position.reserve(events.size());
@@ -113,15 +120,23 @@ std::shared_ptr<Incoming> Borrow(const CallEvents& events, const std::vector<boo
 
 }  // namespace
 
+size_t BytesOf(const CallEvents& events) {
+  size_t bytes = 0;
+  for (const v1::Event& event : events) bytes += kEventBytes + kTagCopies * event.tag().size();
+  return bytes;
+}
+
 std::shared_ptr<const Incoming> BorrowEvents(const CallEvents& events,
                                              const std::vector<bool>& holds,
-                                             const Acceptance& acceptance, Refuse refuse) {
-  return Borrow(events, holds, acceptance, refuse);
+                                             const Acceptance& acceptance, rpc::BytesTaken bytes,
+                                             Refuse refuse) {
+  return Borrow(events, holds, acceptance, std::move(bytes), refuse);
 }
 
 std::shared_ptr<const Incoming> TakeEvents(const CallEvents& events, const std::vector<bool>& holds,
-                                           const Acceptance& acceptance, Refuse refuse) {
-  auto taken = Borrow(events, holds, acceptance, refuse);
+                                           const Acceptance& acceptance, rpc::BytesTaken bytes,
+                                           Refuse refuse) {
+  auto taken = Borrow(events, holds, acceptance, std::move(bytes), refuse);
   taken->events.reserve(taken->entries.size());
   for (size_t i = 0; i < taken->entries.size(); ++i) {
     LogEntry& entry = taken->entries[i];

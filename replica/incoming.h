@@ -18,12 +18,14 @@
 #include "replica/core/agreed_clock.h"
 #include "replica/core/types.h"
 #include "replica/view.h"
+#include "rpc/memory.h"
 
 namespace allezon::replica {
 
 // The events of one call, on their way through the committer, and the peers' lanes where this node
 // coordinates. Immutable once it was made.
 struct Incoming {
+  rpc::BytesTaken bytes;          // for as long as it lives
   google::protobuf::Arena arena;  // the parsed tags
   std::vector<LogEntry> entries;
   std::vector<EventRef> events;         // the same, in the same order, for peers; or none
@@ -42,13 +44,18 @@ struct Acceptance {
   std::function<absl::StatusOr<EventRef>(ShardId shard, const EventId& id)> find_by_key;
 };
 
+// About what the events of a call and what is made of them take until it is answered.
+size_t BytesOf(const CallEvents& events);
+
 // Takes those that belong to this node and keep the rules; `refuse` is told of the others. They
 // outlive the call: a peer may be owed them for long.
 std::shared_ptr<const Incoming> TakeEvents(const CallEvents& events, const std::vector<bool>& holds,
-                                           const Acceptance& acceptance, Refuse refuse);
+                                           const Acceptance& acceptance, rpc::BytesTaken bytes,
+                                           Refuse refuse);
 // The same, for this node alone: entries borrow from `events`, which must outlive them.
 std::shared_ptr<const Incoming> BorrowEvents(const CallEvents& events,
                                              const std::vector<bool>& holds,
-                                             const Acceptance& acceptance, Refuse refuse);
+                                             const Acceptance& acceptance, rpc::BytesTaken bytes,
+                                             Refuse refuse);
 
 }  // namespace allezon::replica

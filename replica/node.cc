@@ -10,12 +10,15 @@
 #include "absl/flags/flag.h"
 #include "absl/strings/str_cat.h"
 #include "replica/committer.h"
+#include "replica/memory.h"
 #include "replica/replica_service.h"
 #include "replica/replicator.h"
 #include "replica/store.h"
 #include "replica/store_metrics.h"
 #include "rpc/flags.h"
+#include "rpc/grpc_cpus.h"
 #include "rpc/log.h"
+#include "rpc/memory.h"
 #include "rpc/metrics.h"
 #include "rpc/server.h"
 #include "rpc/signals.h"
@@ -43,11 +46,13 @@ ABSL_FLAG(uint32_t, retention_s, 86'400,
           "seconds of tag time that are kept, and that a tag stays after it was accepted");
 ABSL_FLAG(uint32_t, future_max_s, 86'400,
           "tags further ahead of the clock are refused, in seconds");
-ABSL_FLAG(uint32_t, block_cache_mib, 256, "RocksDB's block cache, filters and indexes included");
+ABSL_FLAG(uint32_t, block_cache_mib, 0,
+          "MiB for RocksDB's blocks, filters, indexes and memtables; 0: a part of --memory_mib");
 ABSL_FLAG(uint32_t, disk_reserve_mib, 256,
           "events are refused while less is free on the disk, which leaves it to retention and "
           "compaction");
-ABSL_FLAG(uint32_t, write_buffer_mib, 64, "each memtable of RocksDB");
+ABSL_FLAG(uint32_t, write_buffer_mib, 0,
+          "MiB for each memtable of RocksDB; 0: a part of --memory_mib");
 ABSL_FLAG(std::string, log_level, "info", "debug, info, warn or error");
 
 namespace allezon::replica {
@@ -100,9 +105,25 @@ absl::StatusOr<StoreOptions> StoreOptionsOfFlags(std::string_view service,
   options.sync_wal = wal == "sync";
   options.disk_reserve_bytes = uint64_t{absl::GetFlag(FLAGS_disk_reserve_mib)} << 20;
   options.retention = absl::Seconds(absl::GetFlag(FLAGS_retention_s));
-  options.block_cache_bytes = size_t{absl::GetFlag(FLAGS_block_cache_mib)} << 20;
-  options.write_buffer_bytes = size_t{absl::GetFlag(FLAGS_write_buffer_mib)} << 20;
   return options;
+}
+
+// The parts of --memory_mib, where no flag of its own says what one of them has.
+absl::StatusOr<NodeMemory> MemoryOfFlags(const NodeSpec& spec, const router::Placement& placement) {
+  const absl::StatusOr<rpc::MemoryTotal> total = rpc::MemoryTotalOfFlags(kNodeMemoryLeastBytes);
+  if (!total.ok()) return total.status();
+  rpc::LimitFreedMemory(*total);
+  NodeMemory memory =
+      SplitNodeMemory(total->bytes, spec.has_segments, placement.instances.size() - 1);
+  if (const uint32_t mib = absl::GetFlag(FLAGS_block_cache_mib))
+    memory.rocksdb = uint64_t{mib} << 20;
+  if (const uint32_t mib = absl::GetFlag(FLAGS_write_buffer_mib)) {
+    memory.write_buffer = uint64_t{mib} << 20;
+    memory.memtables = std::max(memory.memtables, memory.write_buffer);
+  }
+  if (spec.adjust_memory) spec.adjust_memory(memory);
+  if (absl::Status s = rpc::ReportMemory(*total, PartsOf(memory)); !s.ok()) return s;
+  return memory;
 }
 
 v1::NodeIdentity IdentityOf(const StoreOptions& options, const Store& store) {
@@ -130,8 +151,9 @@ void RaiseIncarnation(uint64_t incarnation, Identities& identities, Store& store
 }
 
 NodeContext MakeContext(router::Channels& channels, const Identities& identities,
-                        router::Writer& writer, Replicator& replicator) {
+                        router::Writer& writer, Replicator& replicator, rpc::ByteBudget& calls) {
   NodeContext context;
+  context.calls = &calls;
   context.identities = &identities;
   context.id = absl::GetFlag(FLAGS_id);
   context.channels = &channels;
@@ -149,8 +171,9 @@ NodeContext MakeContext(router::Channels& channels, const Identities& identities
 // Everything that lives while the node serves; built up and taken down in one order. The program's
 // exit code; none where it is to start anew.
 std::optional<int> Serve(const NodeSpec& spec, router::Placement placement,
-                         const StoreOptions& store_options) {
-  const std::unique_ptr<View> view = spec.make_view(store_options.retention);
+                         const StoreOptions& store_options, const NodeMemory& memory) {
+  rpc::ByteBudget calls(memory.calls);
+  const std::unique_ptr<View> view = spec.make_view(store_options.retention, memory);
   const absl::Time start = absl::Now();
   absl::StatusOr<std::unique_ptr<Store>> store = Store::Open(store_options, *view);
   if (!store.ok()) return Fail("open the data folder", store.status());
@@ -172,8 +195,9 @@ std::optional<int> Serve(const NodeSpec& spec, router::Placement placement,
   std::unique_ptr<router::Writer> writer =
       router::MakeWriter(spec.service, channels, router::LaneOptionsFor(channels.placement()));
   const auto self = static_cast<uint32_t>(channels.placement().IndexOf(absl::GetFlag(FLAGS_id)));
-  Replicator replicator(channels, self, identities, **store, committer, store_options.retention);
-  const NodeContext context = MakeContext(channels, identities, *writer, replicator);
+  Replicator replicator(channels, self, identities, **store, committer, store_options.retention,
+                        memory.owed_a_peer);
+  const NodeContext context = MakeContext(channels, identities, *writer, replicator, calls);
   ReplicaServiceImpl replica_service(context, identities, replicator, **store);
   const std::vector<std::unique_ptr<grpc::Service>> services = spec.make_services(*view, context);
 
@@ -184,6 +208,7 @@ std::optional<int> Serve(const NodeSpec& spec, router::Placement placement,
   }
   server_options.services.push_back(&replica_service);
   for (const auto& service : services) server_options.services.push_back(service.get());
+  server_options.grpc_bytes_max = memory.grpc;
   server_options.health_names = spec.health_names;
   server_options.health_names.emplace_back("allezon.v1.ReplicaService");
   absl::StatusOr<std::unique_ptr<rpc::Server>> server = rpc::Server::Start(server_options);
@@ -244,7 +269,13 @@ int RunNode(int argc, char** argv, const NodeSpec& spec) {
   if (!placement.ok()) return Fail("flags", placement.status());
   absl::StatusOr<StoreOptions> store_options = StoreOptionsOfFlags(spec.service, *placement);
   if (!store_options.ok()) return Fail("flags", store_options.status());
-  const std::optional<int> code = Serve(spec, *std::move(placement), *store_options);
+  const absl::StatusOr<NodeMemory> memory = MemoryOfFlags(spec, *placement);
+  if (!memory.ok()) return Fail("flags", memory.status());
+  store_options->block_cache_bytes = memory->rocksdb;
+  store_options->memtables_bytes = memory->memtables;
+  store_options->write_buffer_bytes = memory->write_buffer;
+  rpc::LogInfo("processors", {{"usable", rpc::GrpcCpus()}});
+  const std::optional<int> code = Serve(spec, *std::move(placement), *store_options, *memory);
   return code ? *code : Fail("start anew", rpc::StartAnew(argv));
 }
 

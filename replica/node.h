@@ -12,10 +12,12 @@
 
 #include "absl/time/time.h"
 #include "replica/core/identity.h"
+#include "replica/memory.h"
 #include "replica/view.h"
 #include "router/channels.h"
 #include "router/placement.h"
 #include "router/writer.h"
+#include "rpc/memory.h"
 
 namespace grpc {
 class Service;
@@ -32,6 +34,7 @@ struct NodeContext {
   std::vector<bool> holds;                 // by shard: whether this instance is one of its replicas
   router::Channels* channels = nullptr;    // of this service; has the placement
   router::Writer* writer = nullptr;        // to the owners of any shard, this node included
+  rpc::ByteBudget* calls = nullptr;        // of the events of calls that are not answered
   absl::Duration future_max;               // tags further ahead of the wall clock are refused
   // OK where this node may answer reads of the shard, `for_quorum`: as one answer of a quorum.
   // kUnavailable says why not. Asked before a read and again after it, since a node that was paused
@@ -44,8 +47,13 @@ struct NodeContext {
 struct NodeSpec {
   std::string_view service;  // "profile" or "aggregate"
   std::string_view summary;  // the first line of --help
-  // Called once flags are parsed. `retention` is that of --retention_s.
-  std::function<std::unique_ptr<View>(absl::Duration retention)> make_view;
+  // Whether the view keeps segments in memory, which get a part of it.
+  bool has_segments = false;
+  // Puts what the service's own flags say in the place of parts; none where it has no such flags.
+  std::function<void(NodeMemory& memory)> adjust_memory;
+  // Called once flags are parsed. `retention` is that of --retention_s; `memory` the node's parts.
+  std::function<std::unique_ptr<View>(absl::Duration retention, const NodeMemory& memory)>
+      make_view;
   // The service's own gRPC services, reading from the view that make_view gave.
   std::function<std::vector<std::unique_ptr<grpc::Service>>(View& view, const NodeContext& context)>
       make_services;

@@ -40,8 +40,14 @@ std::shared_ptr<const Incoming> Take(decltype(TakeEvents)& take, const NodeConte
     reactor->Finish(rpc::ToGrpc(status));
     return nullptr;
   }
+  const size_t bytes = BytesOf(request.events());
+  auto taken = rpc::BytesTaken::From(*context.calls, bytes);
+  if (!taken) {
+    reactor->Finish(rpc::ToGrpc(TooMuchWaits(context, bytes)));
+    return nullptr;
+  }
   context.identities->SetBy(*response.mutable_by());
-  auto incoming = take(request.events(), replicator.holds(), acceptance,
+  auto incoming = take(request.events(), replicator.holds(), acceptance, *std::move(taken),
                        [&](uint32_t position, const absl::Status& why) {
                          AddFailure(position, why, *response.mutable_failures());
                        });

@@ -36,8 +36,9 @@ Instant Now() {
 }
 
 CoreOptions OptionsOf(const router::Placement& placement, uint32_t self, absl::Duration retention,
-                      uint64_t incarnation) {
+                      uint64_t incarnation, uint64_t owed_bytes_max) {
   CoreOptions options;
+  options.lane_owed_bytes_max = owed_bytes_max;
   options.retention_s = absl::ToInt64Seconds(retention);
   options.self = self;
   options.write_quorum = placement.write_quorum;
@@ -71,14 +72,15 @@ std::vector<ShardId> ShardsOf(const Incoming& incoming) {
 }  // namespace
 
 Replicator::Replicator(router::Channels& channels, uint32_t self, Identities& identities,
-                       class Store& store, Committer& committer, absl::Duration retention)
+                       class Store& store, Committer& committer, absl::Duration retention,
+                       uint64_t owed_bytes_max)
     : placement_(channels.placement()),
       identities_(identities),
       store_(store),
       committer_(committer),
       holds_(placement_.shards()),
-      core_(OptionsOf(placement_, self, retention, identities.own().incarnation()), placement_,
-            store, store.joined(), store.complete_as_of_s(), Now()),
+      core_(OptionsOf(placement_, self, retention, identities.own().incarnation(), owed_bytes_max),
+            placement_, store, store.joined(), store.complete_as_of_s(), Now()),
       calls_(
           channels, identities,
           [this](uint32_t peer, BatchId batch, const absl::Status& status,
@@ -230,7 +232,7 @@ void Replicator::StoreSynced(StorageId id, const StoreEvents& request) {
   const CallEvents events(request.events.begin(), request.events.end());
   absl::Status refused;
   auto incoming =
-      TakeEvents(events, holds_, {}, [&](uint32_t, const absl::Status& why) { refused = why; });
+      TakeEvents(events, holds_, {}, {}, [&](uint32_t, const absl::Status& why) { refused = why; });
   if (!refused.ok()) {
     rpc::LogError("a peer's event breaks the rules", {{"detail", std::string(refused.message())}});
     return Ended(id, refused);

@@ -39,9 +39,9 @@ class Replicator {
   using Stored = std::function<void(const absl::Status&, const v1::ReplicateResponse&)>;
 
   // `channels` (with the placement), `identities`, `store` and `committer` must outlive it.
-  // `retention` is the store's, in whole seconds.
+  // `retention` is the store's, in whole seconds; a peer is owed `owed_bytes_max` at most.
   Replicator(router::Channels& channels, uint32_t self, Identities& identities, Store& store,
-             Committer& committer, absl::Duration retention);
+             Committer& committer, absl::Duration retention, uint64_t owed_bytes_max);
   // Stops.
   ~Replicator();
 

@@ -60,7 +60,8 @@ struct StoreOptions {
   // Both of the logical time that is kept and of the wall time that an event stays after it was
   // accepted. In whole seconds.
   absl::Duration retention = absl::Hours(24);
-  size_t block_cache_bytes = size_t{256} << 20;
+  size_t block_cache_bytes = size_t{640} << 20;  // memtables take their room from it
+  size_t memtables_bytes = size_t{384} << 20;    // all of them; beyond, the oldest are flushed
   size_t write_buffer_bytes = size_t{64} << 20;  // each column family's memtable
   std::function<absl::Time()> clock = absl::Now;
 };

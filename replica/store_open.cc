@@ -6,6 +6,7 @@
 #include <rocksdb/listener.h>
 #include <rocksdb/slice_transform.h>
 #include <rocksdb/table.h>
+#include <rocksdb/write_buffer_manager.h>
 
 #include <algorithm>
 #include <cstdarg>
@@ -77,9 +78,12 @@ class ProcessLog final : public rocksdb::Logger {
   const std::string path_;
 };
 
-rocksdb::DBOptions DbOptions(const std::string& path) {
+rocksdb::DBOptions DbOptions(const StoreOptions& store,
+                             const std::shared_ptr<rocksdb::Cache>& cache) {
   rocksdb::DBOptions options;
-  options.info_log = std::make_shared<ProcessLog>(path);
+  options.info_log = std::make_shared<ProcessLog>(store.path);
+  options.write_buffer_manager =
+      std::make_shared<rocksdb::WriteBufferManager>(store.memtables_bytes, cache);
   options.listeners.push_back(std::make_shared<NoRecovery>());
   options.listeners.push_back(std::make_shared<BackgroundGivesWay>());
   options.max_bgerror_resume_count = 0;
@@ -233,7 +237,7 @@ absl::Status Store::OpenDb() {
   descriptors[kViewCf] = {"view", view_options};
   descriptors[kExpiredCf] = {"expired", shared};
   rocksdb::DB* db = nullptr;
-  const rocksdb::Status status = rocksdb::DB::Open(DbOptions(options_.path), options_.path,
+  const rocksdb::Status status = rocksdb::DB::Open(DbOptions(options_, cache_), options_.path,
                                                    descriptors, &column_families_, &db);
   db_.reset(db);
   return FromRocks(status, absl::StrCat("data folder ", options_.path));

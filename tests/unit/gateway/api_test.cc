@@ -342,6 +342,22 @@ TEST_F(ApiTest, ADebugBodyIsCountedAndNeverChangesTheAnswer) {
   }
 }
 
+TEST_F(ApiTest, ADebugBodyThatWouldTakeTooMuchMemoryIsNotCompared) {
+  ApiOptions options = Options();
+  options.compared_bytes_max = 64 << 10;
+  Api small(services_.backends(), options);
+  const Plan plan = Api::PlanOf("POST", kProfile, "");
+  const double matches = Metric("allezon_debug_matches_total");
+  const double mismatches = Metric("allezon_debug_mismatches_total");
+  const double skipped = Metric("allezon_debug_skipped_total");
+  const Padded large(std::string(64 << 10, '1')), small_body("{}");
+  EXPECT_EQ(HandleAndWait(small, plan, {}, large.text()).status, 200);
+  EXPECT_EQ(HandleAndWait(small, plan, {}, small_body.text()).status, 200);
+  EXPECT_EQ(Metric("allezon_debug_matches_total"), matches);
+  EXPECT_EQ(Metric("allezon_debug_mismatches_total"), mismatches + 1);
+  EXPECT_EQ(Metric("allezon_debug_skipped_total"), skipped + 1);
+}
+
 TEST_F(ApiTest, UnknownPathsAndWrongMethods) {
   for (const char* target :
        {"/", "/user_tag", "/user_tags/", "/user_profiles", "/user_profiles/", "/user_profiles/a/b",

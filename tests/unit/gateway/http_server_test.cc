@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "gateway/connection.h"
+#include "gateway/tag_json.h"
 #include "tests/unit/gateway/http_server_testing.h"
 
 namespace allezon::gateway {
@@ -173,6 +174,34 @@ TEST_F(HttpServerTest, LargeBodiesShareABudget) {
   for (int i = 0; i < 20; ++i) {  // what was taken is given back
     EXPECT_THAT(Call(PostTag(std::string(500'000, '\n'), headers)), StartsWith("HTTP/1.1 200 "));
   }
+}
+
+TEST_F(HttpServerTest, LargeAnswersShareABudget) {
+  TagParser parser;
+  v1::Tag tag;
+  const Padded json(kTagJson);
+  ASSERT_TRUE(parser.Parse(json.text(), tag).ok());
+  const std::string stored = tag.SerializeAsString();
+  const std::vector<std::string_view> views(800, stored);  // some 200 KB as JSON
+  services_.profile_reader.answer = router::Profile{views, {}, nullptr};
+  const std::string request =
+      "GET /user_profiles/c?time_range=2022-03-01T00:00:00_2022-03-02T00:00:00"
+      " HTTP/1.1\r\nHost: x\r\n\r\n";
+  HttpServerOptions options;
+  options.answer_bytes_total_max = 1 << 20;
+  Start(options);
+  for (int i = 0; i < 20; ++i) {  // what was taken is given back
+    const std::string answer = Call(request);
+    EXPECT_THAT(answer, StartsWith("HTTP/1.1 200 "));
+    EXPECT_GT(answer.size(), 64u << 10);
+  }
+  server_.reset();
+  options.answer_bytes_total_max = 64 << 10;
+  Start(options);
+  const std::string refused = Call(request);
+  EXPECT_THAT(refused, StartsWith("HTTP/1.1 503 "));
+  EXPECT_THAT(refused, HasSubstr("Retry-After: 1"));
+  EXPECT_THAT(Call("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"), StartsWith("HTTP/1.1 200 "));
 }
 
 TEST_F(HttpServerTest, AClientThatExpectsToBeAskedIsAsked) {

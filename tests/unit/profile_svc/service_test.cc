@@ -79,6 +79,7 @@ class ProfileServiceTest : public ::testing::Test {
     context_.holds.assign(kShards, true);
     context_.channels = &channels_;
     context_.writer = &writer_;
+    context_.calls = &calls_;
     context_.future_max = absl::Hours(24);
     context_.check_readable = [this](router::ShardId, bool for_quorum) {
       const bool readable = for_quorum || readable_times_.fetch_sub(1) > 0;
@@ -137,6 +138,7 @@ class ProfileServiceTest : public ::testing::Test {
   replica::Identities identities_{TheNode(), 0, {"p0"}};
   router::Channels channels_;
   ScriptedWriter writer_;
+  rpc::ByteBudget calls_{64 << 20};
   replica::NodeContext context_;
   ScriptedReader* reader_ = nullptr;
   std::unique_ptr<ProfileReplicaServiceImpl> replica_service_;
