@@ -168,18 +168,11 @@ def test_everything_takes_the_placement_from_one_place(objects):
         assert not {"cluster", "shards", "rf", "write_quorum"} & set(flags_of(container)), name
 
 
-def test_caches_and_buffers_stay_far_below_the_limit(objects):
+def test_programs_split_the_limit_of_their_cgroup_themselves(objects):
     for name, owner in objects.workloads().items():
         (container,) = owner["spec"]["template"]["spec"]["containers"]
-        flags = flags_of(container)
-        limit = mebibytes(container["resources"]["limits"]["memory"])
-        if component_of(owner) == "gateway":
-            assert 32 <= int(flags["body_mib_max"]) <= limit / 2
-            continue
-        # Three memtables of each of three column families that are written.
-        claimed = int(flags["block_cache_mib"]) + 9 * int(flags["write_buffer_mib"]) + \
-            int(flags.get("segments_mib", 0))
-        assert limit / 4 <= claimed <= limit * 0.65 or int(flags["write_buffer_mib"]) == 64, name
+        assert mebibytes(container["resources"]["limits"]["memory"]) >= 128, name
+        assert not [flag for flag in flags_of(container) if "_mib" in flag or flag == "connections_max"], name
 
 
 def test_a_pod_is_given_the_time_to_end(objects):

@@ -13,22 +13,13 @@ What pods have in common. */}}
 {{- divf (mulf (regexFind "^[0-9.]+" $text | float64) (get $units $unit)) 1048576.0 | floor | int -}}
 {{- end }}
 
-{{/* Caches and buffers follow from the limit, so that a pod stays below it. The rest is what queues, digests and the
-allocator take. Takes (dict "root" $ "component" "profile"). */}}
-{{- define "allezon.memoryArgs" -}}
+{{/* The program reads the limit of its cgroup and splits it itself; here a limit that it would refuse is refused
+before a pod crashes. Takes (dict "root" $ "component" "profile"). */}}
+{{- define "allezon.checkMemory" -}}
 {{- $limit := include "allezon.mebibytes" (index .root.Values .component).resources.limits.memory | int -}}
-{{- if lt $limit 128 -}}
-{{- fail (printf "%s.resources.limits.memory: %d MiB are too few; 256Mi is tried, 128Mi the least" .component $limit) -}}
-{{- end -}}
-{{- if eq .component "gateway" -}}
-- --body_mib_max={{ div $limit 4 }}
-{{- else if eq .component "profile" -}}
-- --block_cache_mib={{ div $limit 4 }}
-- --write_buffer_mib={{ max 4 (min 64 (div $limit 48)) }}
-{{- else -}}
-- --block_cache_mib={{ div $limit 8 }}
-- --segments_mib={{ div $limit 4 }}
-- --write_buffer_mib={{ max 4 (min 64 (div $limit 48)) }}
+{{- $least := ternary 96 128 (eq .component "gateway") -}}
+{{- if lt $limit $least -}}
+{{- fail (printf "%s.resources.limits.memory: %d MiB are too few; the least are %dMi" .component $limit $least) -}}
 {{- end -}}
 {{- end }}
 
