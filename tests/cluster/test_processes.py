@@ -53,6 +53,15 @@ def test_a_bad_command_line_is_refused(program, argument):
     assert argument.split("=", 1)[0].lstrip("-") in done.stderr
 
 
+@pytest.mark.parametrize("program, least", [("allezon-gateway", 96), ("allezon-profile", 128), ("allezon-aggregate", 128)])
+def test_too_little_memory_is_refused_with_the_least(program, least, tmp_path):
+    arguments = gateway_arguments() if program == "allezon-gateway" else node_arguments(tmp_path, id="n0")
+    done = run(program, *arguments, f"--memory_mib={least - 1}")
+    assert done.returncode == 1
+    assert f"--memory_mib: {least - 1} MiB" in done.stderr
+    assert f"the least are {least} MiB" in done.stderr
+
+
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_bad_environment_is_refused_by_name(program):
     done = run(program, env={"ALLEZON_SHARDS": "many"})
