@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "absl/strings/str_cat.h"
+#include "replica/core/agreed_clock.h"
 #include "tests/sim/node.h"
 #include "tests/sim/oracle.h"
 
@@ -48,9 +49,17 @@ void Oracle::CheckSynced(int node, int peer, ShardId shard, const Holdings& held
   const auto is_owed = [&](const EventRef& event) {
     return tags_[tags_[IndexOf(event)].first].acknowledged_us >= 0;
   };
+  const bool is_new = !cluster.nodes[node]->disk().joined()[shard];
   for (const EventRef& event : held.log) {
-    if (event->shard != shard || here.Has(IndexOf(event))) continue;
+    if (event->shard != shard) continue;
     const EventRef kept = here.Keyed(shard, event->id);
+    // Retention goes by when something of a bucket was accepted last, and will ask this disk.
+    if (is_new && kept != nullptr &&
+        event->accepted_s > here.NewestAcceptedS(shard, MinuteOf(kept)) +
+                                replica::RaiseSlackS(knobs_.core.retention_s)) {
+      return violate("was not told when its key was accepted last: tag ", event);
+    }
+    if (here.Has(IndexOf(event))) continue;
     if (kept != nullptr && ContentHash(kept->tag) < ContentHash(event->tag)) continue;
     // Retention took it meanwhile, here or there; or there another body came instead.
     const auto expired = [&](const SimStore& store) {
