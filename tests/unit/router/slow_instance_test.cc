@@ -108,8 +108,8 @@ TEST_F(WriterTest, AnInstanceThatGetsSlowerStepByStepLosesItsWrites) {
     write_for(Pace::kTrialEvery);
   }
   const size_t before = ill.batches().size();
-  EXPECT_LT(write_for(2 * Pace::kTrialEvery), absl::Milliseconds(20));
-  EXPECT_LE(ill.batches().size() - before, 6u) << "trials, and what was under way";
+  EXPECT_LT(write_for(2 * Pace::kTrialEvery), absl::Milliseconds(50));
+  EXPECT_LE(ill.batches().size() - before, 10u) << "trials, and what was under way";
 }
 
 }  // namespace
