@@ -63,6 +63,10 @@ ABSL_FLAG(double, retention_s, 86'400,
 ABSL_FLAG(bool, final_check, false,
           "at the end, wait for the lags, then check the profiles of all cookies (at most 20,000) "
           "and the totals of all minutes that are kept");
+ABSL_FLAG(
+    bool, finish_on_signal, false,
+    "a first SIGINT or SIGTERM only ends the stream, as --duration_s would; a second one ends "
+    "the program");
 ABSL_FLAG(bool, allow_failures, false,
           "exit 0 although requests failed (never where an answer was wrong)");
 ABSL_FLAG(bool, progress, true, "a line a second on stderr");
@@ -84,10 +88,10 @@ constexpr uint32_t kBatchMax = 10'000;
 constexpr uint32_t kCookiesMax = 10'000'000;
 constexpr int kJitterMsMax = 60'000;
 
-std::atomic<bool> stop = false;
-static_assert(std::atomic<bool>::is_always_lock_free);
+std::atomic<int> signals = 0;
+static_assert(std::atomic<int>::is_always_lock_free);
 
-void OnSignal(int) { stop.store(true, std::memory_order_relaxed); }
+void OnSignal(int) { signals.fetch_add(1, std::memory_order_relaxed); }
 
 // Ends with 2 and what is wrong.
 class Usage {
@@ -182,6 +186,7 @@ RunOptions RunFlags(Usage* usage) {
   usage->InRange<uint64_t>("profile_every", options.profile_every, 0, kTagsMax);
   usage->InRange<uint64_t>("aggregate_every", options.aggregate_every, 0, kTagsMax);
   options.final_check = absl::GetFlag(FLAGS_final_check);
+  options.finish_on_signal = absl::GetFlag(FLAGS_finish_on_signal);
   options.progress = absl::GetFlag(FLAGS_progress);
   return options;
 }
@@ -233,7 +238,7 @@ int Main() {
   Report report;
   report.settings = Settings(stream_options.start_ms);
   Runner runner(options, stream, *std::move(targets));
-  const absl::Status status = runner.Run(stop, &report);
+  const absl::Status status = runner.Run(signals, &report);
   if (!status.ok()) {
     std::cerr << "allezon-load: " << status.message() << "\n";
     return kExitFailed;

@@ -42,14 +42,14 @@ Runner::Runner(const RunOptions& options, const TagStream& stream, std::vector<T
       checker_(stream, oracle_),
       client_(std::move(targets), options.connections, this) {}
 
-absl::Status Runner::Run(const std::atomic<bool>& stop, Report* report) {
+absl::Status Runner::Run(const std::atomic<int>& signals, Report* report) {
   report_ = report;
   const absl::Status connected = Connect();
   if (!connected.ok()) return connected;
   const double cpu_s = CpuSeconds();
   start_ns_ = NowNs();
   last_line_.at_ns = next_due_ns_ = last_due_ns_ = start_ns_;
-  Loop(stop);
+  Loop(signals);
   const int64_t end_ns = NowNs();
   if (stream_end_ns_ == 0) stream_end_ns_ = end_ns;
   for (const Pending& pending : pending_) {
@@ -79,14 +79,16 @@ absl::Status Runner::Connect() {
   return absl::UnavailableError("no gateway can be reached: " + client_.last_refusal());
 }
 
-void Runner::Loop(const std::atomic<bool>& stop) {
+void Runner::Loop(const std::atomic<int>& signals) {
   int64_t stop_wait_ns = 0;
   while (phase_ != Phase::kEnd) {
     const int64_t now_ns = NowNs();
     oracle_.Checkpoint(now_ns);
     if (now_ns >= next_tick_ns_) Tick(now_ns);
-    if (stop.load(std::memory_order_relaxed) && !stopped_) {
-      stopped_ = stream_ended_ = true;
+    const int came = signals.load(std::memory_order_relaxed);
+    if (came > 0) stream_ended_ = true;
+    if (came > (options_.finish_on_signal ? 1 : 0) && !stopped_) {
+      stopped_ = true;
       stop_wait_ns = now_ns + kStopWaitNs;
     }
     if (stopped_) {

@@ -40,7 +40,8 @@ struct RunOptions {
   int64_t aggregate_lag_ns = 0;
   int64_t retention_ns = 0;  // of the platform
   bool final_check = false;
-  bool progress = true;  // a line a second on stderr
+  bool finish_on_signal = false;  // the first one only ends the stream
+  bool progress = true;           // a line a second on stderr
 };
 
 // Not thread-safe. What it is given must outlive it.
@@ -48,9 +49,9 @@ class Runner : private ResponseHandler {
  public:
   Runner(const RunOptions& options, const TagStream& stream, std::vector<Target> targets);
 
-  // Runs to the end, or until *stop, and fills all of the report but its settings. kUnavailable
-  // where no target can be reached at the start. Call once.
-  absl::Status Run(const std::atomic<bool>& stop, Report* report);
+  // Runs to the end, or until there are signals to end it, and fills all of the report but its
+  // settings. kUnavailable where no target can be reached at the start. Call once.
+  absl::Status Run(const std::atomic<int>& signals, Report* report);
 
  private:
   enum class Phase { kStream, kSettle, kFinal, kEnd };
@@ -69,7 +70,7 @@ class Runner : private ResponseHandler {
   };
 
   absl::Status Connect();
-  void Loop(const std::atomic<bool>& stop);
+  void Loop(const std::atomic<int>& signals);
   void Tick(int64_t now_ns);
   void Dispatch(int64_t now_ns);
   void Launch(Client::Connection* connection, uint32_t token, int64_t now_ns);

@@ -225,6 +225,19 @@ TEST(LoadEndToEnd, EndsEarlyOnASignalWithTheReport) {
   EXPECT_THAT(outcome.text, HasSubstr("ended early by a signal"));
 }
 
+TEST(LoadEndToEnd, FinishesOnASignalWithTheFinalCheckWhereToldTo) {
+  ReferenceServer server(Fault::kNone);
+  Program program(Flags(server, {"--rate=200", "--tags=0", "--duration_s=1000", "--progress",
+                                 "--profile_every=0", "--finish_on_signal"}));
+  program.ReadUntil("tags/s");
+  kill(program.pid(), SIGTERM);
+  const Outcome outcome = program.Wait();
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.text;
+  EXPECT_THAT(outcome.text, Not(HasSubstr("ended early by a signal")));
+  // Profiles are asked for only by the final check.
+  EXPECT_THAT(outcome.text, Not(HasSubstr("profiles: 0 answered")));
+}
+
 struct FaultCase {
   Fault fault;
   std::string expected;  // in the text
