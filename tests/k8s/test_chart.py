@@ -357,6 +357,25 @@ def test_notes_print_the_three_calls(tmp_path):
         assert len(re.findall(rf"^  curl .*{re.escape(path)}", notes, re.MULTILINE)) == 1
 
 
+def test_a_zero_that_says_nothing_is_not_rendered():
+    # helm hands numbers on as text, and the text "0" counts as something.
+    (port,) = render().of("Service")["allezon-gateway"]["spec"]["ports"]
+    assert "nodePort" not in port
+    objects = render({"profile": {"preStopSeconds": 0}})
+    (container,) = objects.of("StatefulSet")["allezon-profile"]["spec"]["template"]["spec"]["containers"]
+    assert "lifecycle" not in container
+
+
+def test_a_spread_is_over_the_pods_of_its_component_unless_it_says_otherwise():
+    spread = {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway"}
+    other = {"matchLabels": {"a": "b"}}
+    objects = render({"profile": {"topologySpreadConstraints": [spread, {**spread, "labelSelector": other}]}})
+    owner = objects.of("StatefulSet")["allezon-profile"]
+    first, second = owner["spec"]["template"]["spec"]["topologySpreadConstraints"]
+    assert first == {**spread, "labelSelector": {"matchLabels": owner["spec"]["selector"]["matchLabels"]}}
+    assert second["labelSelector"] == other
+
+
 def test_what_cannot_be_run_is_refused_with_a_sentence():
     for values, said in (
             ({"cluster": {"rf": 4}}, "profile.replicas: a replication factor of 4 (cluster.rf) needs as many"),
@@ -368,6 +387,7 @@ def test_what_cannot_be_run_is_refused_with_a_sentence():
             ({"gateway": {"httpRoute": {"enabled": True}}}, "gateway.httpRoute.parentRefs: name the"),
             ({"gateway": {"drainDelaySeconds": 30}}, "would be killed after 60"),
             ({"profile": {"terminationGracePeriodSeconds": 10}}, "profile.terminationGracePeriodSeconds"),
+            ({"gateway": {"service": {"externalTrafficPolicy": "Local"}}}, "NodePort or LoadBalancer"),
             ({"profile": {"resources": {"limits": {"memory": "64Mi"}}}}, "64 MiB are too few")):
         assert said in refused(values), values
 

@@ -31,6 +31,11 @@ What must not be installed, said in a sentence before anything changes. */}}
 {{- fail (printf "gateway.autoscaling: minReplicas is %d, above maxReplicas, %d" (int .minReplicas) (int .maxReplicas)) -}}
 {{- end -}}
 {{- end -}}
+{{- with .Values.gateway.service -}}
+{{- if and .externalTrafficPolicy (eq .type "ClusterIP") -}}
+{{- fail (printf "gateway.service.externalTrafficPolicy: %s is for a Service of type NodePort or LoadBalancer" .externalTrafficPolicy) -}}
+{{- end -}}
+{{- end -}}
 {{- if and .Values.gateway.ingress.enabled (not .Values.gateway.ingress.hosts) -}}
 {{- fail "gateway.ingress.hosts: name at least one host" -}}
 {{- end -}}

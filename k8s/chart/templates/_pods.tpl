@@ -76,7 +76,10 @@ priorityClassName: {{ . }}
 {{- end }}
 {{- with $values.topologySpreadConstraints }}
 topologySpreadConstraints:
-  {{- toYaml . | nindent 2 }}
+  {{- /* Of its own component, where nothing is said: without a selector one takes no pod. */}}
+  {{- range . }}
+  - {{- toYaml (merge (dict) . (dict "labelSelector" (dict "matchLabels" (fromYaml $equals)))) | nindent 4 }}
+  {{- end }}
 {{- end }}
 {{- $affinity := deepCopy $values.affinity -}}
 {{- if not (hasKey $affinity "podAntiAffinity") -}}
