@@ -8,10 +8,13 @@ import pathlib
 import secrets
 
 import processes
+from apiserver import Apiserver
 from processes import run
-from settings import API_PORT, CONTROL, CONTROL_ADDRESS, SERVICE_RANGE, WORK, Node
+from settings import API_PORT, CONTROL, CONTROL_ADDRESS, RUN, SERVICE_RANGE, WORK, Node
 
 SERVER = f"https://{CONTROL_ADDRESS}:{API_PORT}"
+PROXY = "kubectl-proxy"
+SOCKET = RUN / "apiserver.sock"
 PROCESSES = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "coredns")
 COREFILE = """cluster.local:53 10.in-addr.arpa:53 {
     errors
@@ -59,7 +62,8 @@ def make_users(nodes: list[Node]) -> None:
     run("openssl", "genrsa", "-out", folder / "accounts.key", "2048")
 
 
-def start(programs: pathlib.Path) -> None:
+def start(programs: pathlib.Path, flags: list[str]) -> None:
+    """`flags`: more of the apiserver's."""
     users, data = WORK / "users", WORK / "control"
     data.mkdir(parents=True)
     (data / "Corefile").write_text(COREFILE % {"address": CONTROL_ADDRESS, "kubeconfig": ADMIN},
@@ -75,7 +79,7 @@ def start(programs: pathlib.Path) -> None:
         "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
         f"--service-account-key-file={users / 'accounts.key'}",
         f"--service-account-signing-key-file={users / 'accounts.key'}",
-        "--allow-privileged=true", "--kubelet-preferred-address-types=InternalIP")
+        "--allow-privileged=true", "--kubelet-preferred-address-types=InternalIP", *flags)
     processes.wait_for("the apiserver", ready, 90, ("etcd", "kube-apiserver"))
     processes.start(
         "kube-controller-manager", CONTROL, programs / "kube-controller-manager",
@@ -87,6 +91,9 @@ def start(programs: pathlib.Path) -> None:
                     f"--kubeconfig={kubeconfig('kube-scheduler')}", "--leader-elect=false",
                     f"--cert-dir={data / 'scheduler-certificates'}")
     processes.start("coredns", CONTROL, programs / "coredns", "-conf", data / "Corefile")
+    processes.start(PROXY, CONTROL, WORK.parent / "tools/kubectl", "--kubeconfig", ADMIN, "proxy",
+                    f"--unix-socket={SOCKET}")
+    processes.wait_for("kubectl proxy", SOCKET.exists, 20, (PROXY,))
 
 
 def kubectl(*arguments, text: str | None = None, check: bool = True) -> str:
@@ -96,6 +103,11 @@ def kubectl(*arguments, text: str | None = None, check: bool = True) -> str:
 
 def ready() -> bool:
     return kubectl("get", "--raw=/readyz", "--request-timeout=2s", check=False) == "ok"
+
+
+def api() -> Apiserver:
+    """For all who look often."""
+    return Apiserver(SOCKET)
 
 
 def apply(objects: list[dict]) -> None:

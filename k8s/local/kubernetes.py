@@ -16,6 +16,7 @@ import time
 
 import control
 import images
+import metrics
 import network
 import nodes
 import processes
@@ -24,6 +25,7 @@ from processes import inside, run
 from settings import (CLIENT, CONTROL, NODE_PORT, NODES_MAX, ROOT, RUN, WORK, ClusterError, Node, say)
 
 STATE = WORK / "cluster.json"
+PAUSE = WORK / "pause.tar"
 TOOLS = ROOT / "build/tools"
 NAMESPACE = "allezon"
 RESTRICTED = "pod-security.kubernetes.io/enforce"
@@ -43,12 +45,17 @@ def image_archives() -> list[pathlib.Path]:
     return found
 
 
-def up(options: argparse.Namespace) -> None:
+def images_of_nodes() -> list[pathlib.Path]:
+    return [PAUSE, *image_archives()]
+
+
+def up(options: argparse.Namespace) -> float:
+    """How long it took, in seconds, once the programs were built."""
     if STATE.exists() or network.namespaces():
         raise ClusterError("there is a cluster, or what is left of one", "./dev kubernetes down")
     if not 1 <= options.nodes <= NODES_MAX:
         raise ClusterError(f"--nodes: 1 to {NODES_MAX}")
-    archives = image_archives()
+    image_archives()
     built = programs.build()
     begun = time.monotonic()
     chosen = [Node(number + 1) for number in range(options.nodes)]
@@ -60,26 +67,26 @@ def up(options: argparse.Namespace) -> None:
     say("starting the control plane")
     network.make(chosen)
     control.make_users(chosen)
-    control.start(built)
-    pause = WORK / "pause.tar"
-    images.write(pause, nodes.PAUSE, built / "pause")
+    control.start(built, metrics.apiserver_flags())
+    images.write(PAUSE, nodes.PAUSE, built / "pause")
     for node in chosen:
-        say(f"starting node {node.name}, with {', '.join(path.name for path in archives)}")
-        nodes.start(node, built, [pause, *archives])
+        say(f"starting node {node.name}, with {', '.join(path.name for path in images_of_nodes())}")
+        nodes.start(node, built, images_of_nodes())
     processes.wait_for("the nodes to be ready", lambda: ready_nodes() == len(chosen), 90,
                        tuple(f"{node.name}-kubelet" for node in chosen))
     control.apply(nodes.volumes(chosen))
+    metrics.start(built)
     processes.start("policies", CONTROL, sys.executable, pathlib.Path(__file__).with_name("policies.py"),
                     *(node.number for node in chosen))
-    say(f"{len(chosen)} nodes are ready after {time.monotonic() - begun:.0f} s; "
-        "./dev kubernetes install installs the chart")
+    took = time.monotonic() - begun
+    say(f"{len(chosen)} nodes are ready after {took:.0f} s; ./dev kubernetes install installs the chart")
+    return took
 
 
 def ready_nodes() -> int:
-    listed = control.kubectl("get", "nodes", "-o", "json", check=False)
-    items = json.loads(listed)["items"] if listed.startswith("{") else []
     return sum(condition["type"] == "Ready" and condition["status"] == "True"
-               for item in items for condition in item["status"].get("conditions", []))
+               for item in control.api().get("/api/v1/nodes")["items"]
+               for condition in item["status"].get("conditions", []))
 
 
 def install(options: argparse.Namespace) -> None:
@@ -116,7 +123,7 @@ def run_here(command: list[str], **variables: str) -> int:
 
 def down() -> None:
     left = the_nodes() if STATE.exists() else [Node(number + 1) for number in range(NODES_MAX)]
-    processes.end([name for name in processes.names() if name in (*control.PROCESSES[2:], "policies")])
+    processes.end([name for name in processes.names() if name in (*control.PROCESSES[2:], metrics.NAME, "policies")])
     nodes.stop(left)
     processes.end(processes.names())
     processes.forget()
@@ -151,9 +158,10 @@ def main() -> int:
         commands.add_parser("kubectl", help="kubectl of this cluster")
         commands.add_parser("helm", help="helm of this cluster")
         commands.add_parser("run", help="run -- CMD: in the network of a client, with $GATEWAY and $KUBECONFIG")
+        commands.add_parser("test", help="rehearses faults under load (test --help)", add_help=False)
         commands.add_parser("down", help="ends it, with its data")
         options = parser.parse_args()
-        action = {"up": lambda: up(options), "install": lambda: install(options),
+        action = {"up": lambda: up(options) and 0, "install": lambda: install(options),
                   "down": down}[options.command]
     try:
         return action() or 0

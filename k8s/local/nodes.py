@@ -88,6 +88,10 @@ def _make_cgroups(node: Node) -> None:
         for name in ("cpuset.cpus", "cpuset.mems"):
             if (folder / name).exists():
                 (folder / name).write_text((hierarchy / name).read_text())
+        # Of v1 and v2: what else runs on the machine gets what is left. Limits of pods hold all the same.
+        for name, most in (("cpu.shares", "65536"), ("cpu.weight", "10000")):
+            if (folder / name).exists():
+                (folder / name).write_text(most)
 
 
 def start(node: Node, programs: pathlib.Path, images: list[pathlib.Path]) -> None:
@@ -123,6 +127,11 @@ def load(node: Node, image: pathlib.Path) -> None:
     _ctr(node, "images", "import", "--all-platforms", image)
 
 
+def tag(node: Node, name: str, other: str) -> None:
+    """Gives an image of the node a second tag."""
+    _ctr(node, "images", "tag", "--force", name, f"{name.rpartition(':')[0]}:{other}")
+
+
 def volumes(nodes: list[Node]) -> list[dict]:
     """Volumes that are on one node, as disks are: a pod whose volume is elsewhere cannot start there."""
     made = [{"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
@@ -144,6 +153,24 @@ def volumes(nodes: list[Node]) -> list[dict]:
     return made
 
 
+def empty_volumes(node: Node) -> None:
+    """Nothing may use them."""
+    for folder in (node.folder / "volumes").iterdir():
+        shutil.rmtree(folder)
+        folder.mkdir()
+
+
+def lose(node: Node) -> None:
+    """Ends all that runs on the node, unasked, and removes what it has stored; start() makes a new one."""
+    processes.end([f"{node.name}-{program}" for program in ("kubelet", "kube-proxy", "containerd")], kill=True)
+    _end_in_cgroups([node])
+    _unmount([node.folder, RUN / node.name])
+    shutil.rmtree(node.folder)
+    shutil.rmtree(RUN / node.name)
+    for number in range(VOLUMES):
+        (node.folder / "volumes" / str(number)).mkdir(parents=True)
+
+
 def stop(nodes: list[Node]) -> None:
     """Ends the kubelets, then what runs in pods, then the containerds; frees what they hold."""
     for program in ("kubelet", "kube-proxy"):
@@ -157,7 +184,7 @@ def stop(nodes: list[Node]) -> None:
             _ctr(node, "tasks", "delete", "--force", task, check=False)
     processes.end([name for name in processes.names() if name.endswith("-containerd")])
     _end_in_cgroups(nodes)
-    _unmount()
+    _unmount([WORK, RUN])
     network.remove()
     for node in nodes:
         for hierarchy in _hierarchies():
@@ -193,10 +220,10 @@ def _end_in_cgroups(nodes: list[Node]) -> None:
         time.sleep(0.2)
 
 
-def _unmount() -> None:
-    """What is mounted under our own folders, the deepest first."""
+def _unmount(folders: list[pathlib.Path]) -> None:
+    """What is mounted under these, the deepest first."""
     mounts = [line.split()[1] for line in pathlib.Path("/proc/mounts").read_text().splitlines()]
-    ours = [path for path in mounts if path.startswith((f"{WORK}/", f"{RUN}/"))]
+    ours = [path for path in mounts if path.startswith(tuple(f"{folder}/" for folder in folders))]
     for path in sorted(ours, key=len, reverse=True):
         run("umount", "--lazy", path, check=False)
 

