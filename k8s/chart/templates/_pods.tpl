@@ -78,7 +78,8 @@ priorityClassName: {{ . }}
 topologySpreadConstraints:
   {{- /* Of its own component, where nothing is said: without a selector one takes no pod. */}}
   {{- range . }}
-  - {{- toYaml (merge (dict) . (dict "labelSelector" (dict "matchLabels" (fromYaml $equals)))) | nindent 4 }}
+  - {{- toYaml (ternary . (merge (dict "labelSelector" (dict "matchLabels" (fromYaml $equals))) .)
+      (hasKey . "labelSelector")) | nindent 4 }}
   {{- end }}
 {{- end }}
 {{- $affinity := deepCopy $values.affinity -}}
