@@ -174,6 +174,11 @@ class Cluster:
     def installed_image(self) -> str:
         return self.pods(GATEWAY)[0].image
 
+    def logs(self) -> str:
+        """Of all pods that there are."""
+        return self.kubectl("logs", SELECTOR, "--prefix", "--tail=1000", "--timestamps",
+                            "--max-log-requests=20", check=False)
+
     def state(self) -> str:
         """For whoever has to find out what is wrong."""
         events = self.kubectl("get", "events", "--sort-by=.lastTimestamp",

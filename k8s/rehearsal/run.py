@@ -111,6 +111,9 @@ def rehearse(where: cluster.Cluster, options: argparse.Namespace,
             RESULT.write_text(record.table(results, options.timeout_ms, head(where)),
                               encoding="utf-8")
             if not results[-1].ok:
+                kept = RESULT.with_name(f"rehearsal-{key}-{way or 'alone'}.log")
+                kept.write_text(f"{where.state()}\n{where.logs()}", encoding="utf-8")
+                print(f"what its pods have logged is in {kept.relative_to(ROOT)}", flush=True)
                 where.erase()
     if not where.local and not options.keep:
         where.erase()
