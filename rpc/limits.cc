@@ -12,7 +12,6 @@
 #include <string_view>
 #include <vector>
 
-#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
 
@@ -46,7 +45,6 @@ void Lower(std::optional<T>& limit, std::optional<T> other) {
 struct Hierarchy {
   fs::path top;  // where it is mounted
   fs::path own;  // the process's cgroup: `top`, or below it
-  bool is_v2 = false;
 };
 
 bool Has(absl::string_view list, absl::string_view word) {
@@ -86,8 +84,7 @@ std::optional<Hierarchy> FindHierarchy(const fs::path& root, absl::string_view c
     // lead out of what is mounted.
     const fs::path below = fs::path(*own).lexically_relative(std::string(fields[3]));
     const bool is_inside = !below.empty() && *below.begin() != "..";
-    if (!found || is_inside)
-      found = {top, is_inside ? (top / below).lexically_normal() : top, is_v2};
+    if (!found || is_inside) found = {top, is_inside ? (top / below).lexically_normal() : top};
     if (is_inside) break;
   }
   return found;
