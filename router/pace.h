@@ -55,10 +55,10 @@ class Pace {
     absl::Duration expected = fastest;
     if (const std::optional<absl::Duration> own = mean(now)) {
       const bool is_slow = *own > kSlowMultiple * fastest && *own > fastest + kSlowMin;
-      is_slow_.store(is_slow, std::memory_order_relaxed);
+      SetIfOther(is_slow_, is_slow);
       if (!is_slow) expected = *own;
     }
-    expected_us_.store(absl::ToInt64Microseconds(expected), std::memory_order_relaxed);
+    SetIfOther(expected_us_, absl::ToInt64Microseconds(expected));
   }
 
   bool is_slow() const { return is_slow_.load(std::memory_order_relaxed); }
@@ -78,6 +78,13 @@ class Pace {
   }
 
  private:
+  // Every answer of any instance compares all: what stays the same is not written, so that threads
+  // do not take each other's cache lines.
+  template <typename T>
+  static void SetIfOther(std::atomic<T>& value, T now) {
+    if (value.load(std::memory_order_relaxed) != now) value.store(now, std::memory_order_relaxed);
+  }
+
   // One answer that took long makes nobody slow, and one that took very long not for long.
   static constexpr int64_t kWeight = 8;
   static constexpr absl::Duration kSampleMax = absl::Milliseconds(500);
