@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory cgroups for processes under test, of version 2 or 1, where this machine lets us make them."""
+"""Cgroups for processes under test, where this machine lets us make them: of memory, of version 2 or 1; and where those of
+version 1 are."""
 
 import os
 import pathlib
@@ -12,6 +13,15 @@ GONE_TIMEOUT_S = 10
 
 class NoCgroups(Exception):
     """Why none can be made here."""
+
+
+def v1_folder(controller):
+    """Where the root group of a controller of version 1 is. NoCgroups: nowhere, or it may not be written to."""
+    for line in pathlib.Path("/proc/mounts").read_text().splitlines():
+        _, where, kind, options = line.split()[:4]
+        if kind == "cgroup" and controller in options.split(",") and os.access(where, os.W_OK):
+            return pathlib.Path(where)
+    raise NoCgroups(f"there is no {controller} of cgroup v1 here")
 
 
 class MemoryGroup:

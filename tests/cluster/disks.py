@@ -12,6 +12,8 @@ import pathlib
 import shutil
 import subprocess
 
+from cgroups import NoCgroups, v1_folder
+
 DISK_MIB = 1024  # at most: the file is sparse
 
 
@@ -73,13 +75,13 @@ class Disks:
 
 def throttle_file():
     """Of the root group, to which also what the kernel writes by itself belongs."""
-    for line in pathlib.Path("/proc/mounts").read_text().splitlines():
-        _, where, kind, options = line.split()[:4]
-        if kind == "cgroup" and "blkio" in options.split(","):
-            file = pathlib.Path(where) / "blkio.throttle.write_iops_device"
-            if os.access(file, os.W_OK):
-                return file
-    raise NoDisks("no disk can be throttled here: there is no blkio of cgroup v1")
+    try:
+        file = v1_folder("blkio") / "blkio.throttle.write_iops_device"
+    except NoCgroups as error:
+        raise NoDisks(f"no disk can be throttled: {error}") from None
+    if not os.access(file, os.W_OK):
+        raise NoDisks(f"no disk can be throttled: {file} cannot be written")
+    return file
 
 
 def run(*command):

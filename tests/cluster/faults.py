@@ -19,11 +19,12 @@ import tempfile
 import time
 
 from api import MINUTE_MS, time_text
+from cgroups import NoCgroups, v1_folder
 from disks import Disks, NoDisks
 from load import Load, short
 from network import HUB_ADDRESS, Network, NoNetwork
 from proxies import Proxies
-from quota import CpuQuota, NoQuota, cpu_folder
+from quota import CpuQuota
 from running import READY_TIMEOUT_S, SHORT, TIME_SCALE, RunningCluster
 from settings import SHARDS_DEFAULT, ClusterError, Settings
 from stragglers import Stragglers
@@ -392,7 +393,7 @@ def main(argv):
             disks = None
             if options.disks:
                 disks = stack.enter_context(Disks(folder, [*names["profile"], *names["aggregate"]]))
-                cpu_folder()
+                v1_folder("cpu")
             proxies = None
             if options.proxies:
                 host = HUB_ADDRESS if network else "127.0.0.1"
@@ -400,7 +401,7 @@ def main(argv):
             cluster = RunningCluster(folder, gateways=2, profiles=options.profiles, aggregates=options.aggregates,
                                      rf=options.rf, extra_args=extra_args, hosts=network and network.hosts,
                                      prefixes=network and network.prefixes, proxies=proxies)
-        except (ClusterError, NoNetwork, NoDisks, NoQuota) as error:
+        except (ClusterError, NoNetwork, NoDisks, NoCgroups) as error:
             shutil.rmtree(folder)
             print(f"error: {error}", file=sys.stderr)
             return 2

@@ -2,17 +2,14 @@
 """A processor that is too slow for one process. Needs root and cgroup v1."""
 
 import os
-import pathlib
+
+from cgroups import v1_folder
 
 PERIOD_US = 100_000
 
 
-class NoQuota(Exception):
-    """Why there can be none here."""
-
-
 class CpuQuota:
-    """Of a running process, for as long as it is used:
+    """Of a running process, for as long as it is used; NoCgroups where there can be none:
 
         with CpuQuota(pid, 0.05):  # of one processor
     """
@@ -23,7 +20,7 @@ class CpuQuota:
         self._parent = self._group = None
 
     def __enter__(self):
-        self._parent = cpu_folder()
+        self._parent = v1_folder("cpu")
         self._group = self._parent / f"allezon-test-{os.getpid()}-{self.pid}"
         self._group.mkdir()
         (self._group / "cpu.cfs_period_us").write_text(str(PERIOD_US))
@@ -35,11 +32,3 @@ class CpuQuota:
         for pid in (self._group / "cgroup.procs").read_text().split():
             (self._parent / "cgroup.procs").write_text(pid)
         self._group.rmdir()
-
-
-def cpu_folder():
-    for line in pathlib.Path("/proc/mounts").read_text().splitlines():
-        _, where, kind, options = line.split()[:4]
-        if kind == "cgroup" and "cpu" in options.split(",") and os.access(where, os.W_OK):
-            return pathlib.Path(where)
-    raise NoQuota("no process can be given less of the processor here: there is no cpu of cgroup v1")

@@ -5,9 +5,10 @@ import time
 
 import pytest
 
+from cgroups import NoCgroups
 from faults import SLOW_STEPS, check_replicas
 from load import Load, short
-from quota import CpuQuota, NoQuota
+from quota import CpuQuota
 from running import SHORT, wait_until
 
 STEP_S = 4
@@ -45,7 +46,7 @@ def test_who_is_slow_gets_its_work_back(fresh_cluster):
         try:
             with CpuQuota(cluster.entry("p1")["pid"], 0.02):
                 wait_until(lambda: slow_of(cluster, "profile", "p1") == [1.0], 20, "p1 is found slow")
-        except NoQuota as error:
+        except NoCgroups as error:
             load.stop()
             pytest.skip(str(error))
         wait_until(lambda: slow_of(cluster, "profile", "p1") == [0.0], 30, "p1 is as fast as the others")
