@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -222,6 +223,13 @@ void Api::UserTags(const Plan& plan, const std::vector<std::string>& keys, std::
 }
 
 Response Api::Query(const Plan& plan, std::string_view body) {
+  const absl::Cleanup ended = [this] { queries_.fetch_sub(1); };
+  if (queries_.fetch_add(1) >= options_.queries_max) {
+    return ToResponse(
+        {.status = 503,
+         .detail = absl::StrCat(options_.queries_max, " queries wait for their answers already"),
+         .retry_after_s = 1});
+  }
   Response response = plan.route == Route::kUserProfiles ? UserProfiles(plan) : Aggregates(plan);
   if (response.status == 200 && !IsBlank(body)) CompareWithBody(plan, response, body);
   return response;

@@ -43,6 +43,9 @@ struct Plan {
 struct ApiOptions {
   IntakeOptions intake;
   absl::Duration query_timeout = absl::Seconds(10);
+  // Queries that wait for their answers at a time, each of which holds a thread. More are refused
+  // at once: tags must find a thread while nobody can answer queries.
+  size_t queries_max = 512;
   // Within what a Kubernetes probe waits by default, 1 s.
   absl::Duration ready_timeout = absl::Milliseconds(800);
   // What comparing answers with bodies may take at a time.
@@ -68,8 +71,8 @@ class Api {
 
   // Gives `told` the answer, once. A tag's may come from another thread, by its deadline and a
   // second at most; every other one comes before this returns, which blocks until the request's
-  // deadline at most. `body` must be readable for kJsonPaddingBytes past its end. `keys` are the
-  // values of the header Idempotency-Key.
+  // deadline at most. Queries beyond `queries_max` get 503. `body` must be readable for
+  // kJsonPaddingBytes past its end. `keys` are the values of the header Idempotency-Key.
   void Handle(const Plan& plan, const std::vector<std::string>& keys, std::string_view body,
               Told told);
 
@@ -89,6 +92,7 @@ class Api {
   const ApiOptions options_;
   TagIntake intake_;
   std::atomic<bool> draining_{false};
+  std::atomic<size_t> queries_{0};  // under way
   std::atomic<int64_t> mismatch_logged_s_{0};
   absl::Mutex compare_mutex_;
   size_t compared_bytes_ ABSL_GUARDED_BY(compare_mutex_) = 0;

@@ -96,6 +96,8 @@ absl::StatusOr<GatewayMemory> MemoryOfFlags() {
 ApiOptions ApiOptionsOf(const GatewayMemory& memory) {
   ApiOptions options;
   options.compared_bytes_max = memory.compared;
+  // The other half is for tags, whatever queries wait for.
+  options.queries_max = std::max<size_t>(memory.connections_max / 2, 1);
   options.intake.shards = absl::GetFlag(FLAGS_shards);
   options.intake.future_max = absl::Seconds(absl::GetFlag(FLAGS_future_max_s));
   options.intake.tag_timeout = absl::Milliseconds(absl::GetFlag(FLAGS_tag_deadline_ms));

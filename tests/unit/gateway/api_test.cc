@@ -5,8 +5,11 @@
 #include <gtest/gtest.h>
 
 #include <thread>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/blocking_counter.h"
+#include "absl/synchronization/notification.h"
 #include "gateway/tag_json.h"
 #include "rpc/metrics.h"
 #include "rpc/status.h"
@@ -254,6 +257,35 @@ TEST_F(ApiTest, ABatchOfNothingButBrokenLinesIsBounded) {
 
 constexpr char kProfile[] =
     "/user_profiles/a%2Fb?time_range=2022-03-01T00:00:00_2022-04-01T00:00:00";
+
+// Each of them holds a thread, of which there are as many as connections.
+TEST_F(ApiTest, QueriesThatWaitLeaveRoomForTags) {
+  ApiOptions options = Options();
+  options.queries_max = 2;
+  Api api(services_.backends(), options);
+  absl::BlockingCounter asked(2);
+  absl::Notification answered;
+  services_.profile_reader.before = [&] {
+    asked.DecrementCount();
+    answered.WaitForNotification();
+  };
+  const Plan plan = Api::PlanOf("GET", kProfile, "");
+  std::vector<std::thread> waiting;
+  for (int i = 0; i < 2; ++i) {
+    waiting.emplace_back([&] { EXPECT_EQ(HandleAndWait(api, plan, {}, "").status, 200); });
+  }
+  asked.Wait();
+  const Response refused = HandleAndWait(api, plan, {}, "");
+  EXPECT_EQ(refused.status, 503);
+  EXPECT_THAT(refused.body, HasSubstr("2 queries wait for their answers already"));
+  EXPECT_EQ(HandleAndWait(api, Api::PlanOf("GET", "/aggregates?x", ""), {}, "").status, 503);
+  const Padded tag(kTagJson);
+  EXPECT_EQ(HandleAndWait(api, Api::PlanOf("POST", "/user_tags", ""), {}, tag.text()).status, 204);
+  answered.Notify();
+  for (std::thread& thread : waiting) thread.join();
+  services_.profile_reader.before = nullptr;
+  EXPECT_EQ(HandleAndWait(api, plan, {}, "").status, 200) << "what was answered leaves its place";
+}
 
 TEST_F(ApiTest, AProfileIsPrintedNewestFirstAsItCame) {
   v1::Tag tag;

@@ -78,8 +78,10 @@ class FakeProfileReader final : public router::ProfileReader {
  public:
   absl::StatusOr<router::Profile> Read(const router::ProfileQuery& query, absl::Time) override {
     last = query;
+    if (before) before();
     return answer;
   }
+  std::function<void()> before;
   absl::StatusOr<router::Profile> answer = router::Profile{};
   router::ProfileQuery last;
 };
