@@ -121,12 +121,16 @@ Instant Freshness::AsOf(ShardId shard, uint32_t coordinator) const {
     if (sync == nullptr || !sync->joined) return;
     if (sync->begun >= vouching.session_began) ++synced;
     if (other != coordinator && !TookSince(peers_[other], *sync, coordinator)) {
+  std::vector<Instant> syncs;
       polls.push_back(peers_[other].polled);
     }
   });
+    syncs.push_back(sync->begun);
   const bool heard = vouching.session_began != kNever;
   const Instant own = heard && synced >= others_needed_ ? vouching.vouched : kNever;
-  return std::max(own, NthLargest(polls, others_needed_));
+  // Where neither is so, as for one that is cut off from this node alone and takes writes all the
+  // time, what was pulled tells.
+  return std::max({own, NthLargest(polls, others_needed_), NthLargest(syncs, others_needed_)});
 }
 
 void Freshness::Advance(ShardId shard) {

@@ -56,7 +56,7 @@ struct CoreOptions {
   // Between two sessions about the same shard; doubles up to the second while a silent replica's
   // writes keep coming in elsewhere.
   Instant sync_pause_min_us = 200'000;
-  Instant sync_pause_max_us = 5'000'000;
+  Instant sync_pause_max_us = 2'000'000;
   Instant sync_timeout_us = 5'000'000;  // of one call
   // What sessions may bring in a second, all together, so that they leave room for what comes in.
   uint64_t sync_bytes_per_second = 64 << 20;
