@@ -128,8 +128,8 @@ class Core {
   // For the simulation: whether nothing is owed, pending or being pulled.
   bool Quiet() const;
   // For the simulation: told of each shard that was pulled whole from a peer. All that the peer
-  // held at `begun` is here.
-  using OnSynced = std::function<void(uint32_t peer, ShardId shard, Instant begun)>;
+  // held at `begun` is here, and its disk had joined the shard if `joined`.
+  using OnSynced = std::function<void(uint32_t peer, ShardId shard, Instant begun, bool joined)>;
   void ObserveSyncs(OnSynced on_synced) { on_synced_ = std::move(on_synced); }
 
  private:

@@ -179,9 +179,11 @@ void Core::NotePulled(Peer& peer) {
   for (const ShardId shard : session.TakePulled()) {
     std::erase(peer.failed, shard);
     if (session.begun() <= adopted_[shard]) continue;
-    if (on_synced_) on_synced_(peer.index, shard, session.begun());
     freshness_.Synced(peer.index, shard, session.begun(), peer.known, session.incarnation(),
                       session.received());
+    if (!on_synced_) continue;
+    on_synced_(peer.index, shard, session.begun(),
+               freshness_.CountsAsJoined(peer.index, shard, session.begun()));
   }
 }
 

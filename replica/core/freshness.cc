@@ -80,6 +80,11 @@ void Freshness::Synced(uint32_t index, ShardId shard, Instant begun, const Known
   Advance(shard);
 }
 
+bool Freshness::CountsAsJoined(uint32_t peer, ShardId shard, Instant begun) const {
+  const Sync* sync = LastSync(peer, shard);
+  return sync != nullptr && sync->begun == begun && sync->joined;
+}
+
 void Freshness::ForgetSyncs(ShardId shard) {
   for (auto& syncs : syncs_) syncs.erase(shard);
 }

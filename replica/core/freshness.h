@@ -56,6 +56,9 @@ class Freshness {
   // `received` is what the peer said of itself, as `incarnation`, not later than that.
   void Synced(uint32_t peer, ShardId shard, Instant begun, const Known& known, uint64_t incarnation,
               Received received);
+  // Whether the sync that began then is the last one with the peer, and counts as one with a
+  // replica that had joined.
+  bool CountsAsJoined(uint32_t peer, ShardId shard, Instant begun) const;
 
   // What was pulled of the shard is not all here any more: it is to be pulled anew. What is known
   // of up to when it is complete stays.

@@ -56,8 +56,9 @@ void SimNode::Start() {
   options.incarnation = process_;
   core_ = std::make_unique<replica::Core>(options, cluster_.placement, disk_.store(),
                                           disk_.joined(), disk_.complete_s(), Clock());
-  core_->ObserveSyncs(
-      [this](uint32_t peer, ShardId shard, Instant begun) { CheckSynced(peer, shard, begun); });
+  core_->ObserveSyncs([this](uint32_t peer, ShardId shard, Instant begun, bool joined) {
+    CheckSynced(peer, shard, begun, joined);
+  });
   peers_held_.clear();
   v1::NodeIdentity own = NameOf(cluster_.placement, index_);
   own.set_disk(absl::StrCat("disk-", index_, "-", disks_));
@@ -281,18 +282,20 @@ Holdings SimNode::Held(const v1::ReadDigestsRequest& asked) const {
       if (disk_.store().ExpiredOf(shard, minute).empty()) continue;
       if (!disk_.store().Has(IndexOf(event))) held.rows.push_back(event);
     }
+  held.joined = disk_.joined();
   }
   return held;
 }
 
-void SimNode::CheckSynced(uint32_t peer, ShardId shard, Instant begun) {
+void SimNode::CheckSynced(uint32_t peer, ShardId shard, Instant begun, bool joined) {
   std::map<Instant, std::shared_ptr<Holdings>>& held = peers_held_[peer];
   const auto found = held.find(begun);
   if (found == held.end()) {
     return world_.Violate(absl::StrCat("node ", index_, " notes a sync that it never began"),
                           shard);
   }
-  cluster_.oracle.CheckSynced(index_, static_cast<int>(peer), shard, *found->second, cluster_);
+  cluster_.oracle.CheckSynced(index_, static_cast<int>(peer), shard, *found->second, joined,
+                              cluster_);
   held.erase(held.begin(), found);
 }
 
@@ -319,9 +322,13 @@ void SimNode::Operate(const Actions::Storage& storage) {
   } else {
     commit.rows = std::get<replica::StoreRows>(storage.request);
   }
-  commit.done = [this, process = process_, id = storage.id](const absl::Status& status,
-                                                            const auto&) {
-    Input(process, [this, id, status] { EndStorage(id, status, ""); });
+  const bool expires = !commit.expire.ranges.empty();
+  commit.done = [this, process = process_, id = storage.id, expires](const absl::Status& status,
+                                                                     const auto&) {
+    Input(process, [this, id, status, expires] {
+      EndStorage(id, status, "");
+      if (expires) Check();
+    });
   };
   disk_.Begin(std::move(commit));
 }

@@ -97,7 +97,7 @@ class SimNode {
   // Where the call begins a session: what the peer holds when it arrives, filled in then.
   std::shared_ptr<Holdings> ExpectHoldings(const Actions::Call& call);
   Holdings Held(const v1::ReadDigestsRequest& asked) const;
-  void CheckSynced(uint32_t peer, ShardId shard, replica::Instant begun);
+  void CheckSynced(uint32_t peer, ShardId shard, replica::Instant begun, bool joined);
   // What retention may expire by what is here.
   std::vector<replica::ExpiryCandidate> Candidates(replica::WallS horizon_s) const;
   void Maintain(Actions& actions);

@@ -48,6 +48,7 @@ struct Holdings {
   std::vector<EventRef> log;
   std::vector<EventRef> rows;
 };
+  std::vector<bool> joined;  // by shard: what its disk had joined
 
 // Tags with one idempotency key are bodies of one tag: an answer to any of them is one to all, and
 // whichever body is kept stands for them.
@@ -77,8 +78,10 @@ class Oracle {
   void Expires(int node, const replica::ExpireRanges& request);
   // And drops an event by it. None may go early, whoever decided it.
   void Dropped(int node, const EventRef& event, const Cluster& cluster);
-  // A node holds all that the peer held of the shard when a session began, or so it says.
-  void CheckSynced(int node, int peer, ShardId shard, const Holdings& held, const Cluster& cluster);
+  // A node holds all that the peer held of the shard when a session began, and, if `joined`, the
+  // peer's disk had joined the shard: or so it says.
+  void CheckSynced(int node, int peer, ShardId shard, const Holdings& held, bool joined,
+                   const Cluster& cluster);
   // From now on nothing fails and nobody is slow: who reads one replica finds what was asked for
   // since, once it is acknowledged.
   void ExpectReadable() { expect_readable_since_ = world_.now(); }

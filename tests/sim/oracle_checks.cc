@@ -36,9 +36,14 @@ void Oracle::CheckFresh(int node, ShardId shard, const SimStore& store) {
       shard, missing);
 }
 
-void Oracle::CheckSynced(int node, int peer, ShardId shard, const Holdings& held,
+void Oracle::CheckSynced(int node, int peer, ShardId shard, const Holdings& held, bool joined,
                          const Cluster& cluster) {
   ++totals_.syncs_checked;
+  if (joined && !held.joined[shard]) {
+    return world_.Violate(absl::StrCat("node ", node, " has pulled shard ", shard, " from node ",
+                                       peer, ", and takes it for joined, which it was not"),
+                          shard);
+  }
   const SimStore& here = cluster.nodes[node]->disk().store();
   const SimStore& there = cluster.nodes[peer]->disk().store();
   const auto violate = [&](const char* what, const EventRef& event) {

@@ -288,7 +288,7 @@ TEST_F(ExpiryTest, WhatIsToldAgainIsNotAdoptedAgain) {
 TEST_F(ExpiryTest, WhatIsExpiredInTheMiddleOfALongSessionIsPulledAsRows) {
   Start(kStartS - 60);
   int synced = 0;
-  core_->ObserveSyncs([&](uint32_t, ShardId, Instant) { ++synced; });
+  core_->ObserveSyncs([&](uint32_t, ShardId, Instant, bool) { ++synced; });
   differs_ = holds_hours_ = true;
   Run(20);
   ASSERT_FALSE(held_.calls.empty());
