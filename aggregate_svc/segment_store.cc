@@ -114,7 +114,10 @@ absl::StatusOr<SegmentRef> SegmentStore::Read(int64_t minute, uint64_t sequence)
   const rocksdb::Status got =
       context_.db->Get({}, context_.column_family, Key(minute, sequence), &value);
   if (got.IsNotFound()) return absl::DataLossError("it is not there");
-  if (got.IsCorruption()) return Broken(minute, got.ToString());
+  if (got.IsCorruption()) {
+    context_.note_damage(got.ToString());
+    return Broken(minute, got.ToString());
+  }
   if (!got.ok()) return DiskFails(got);
   absl::StatusOr<Segment> decoded = Segment::Decode(value.ToStringView());
   if (!decoded.ok()) return Broken(minute, decoded.status().message());

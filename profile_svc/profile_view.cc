@@ -114,10 +114,13 @@ void ProfileView::StageRemove(const replica::LogEntry& old, rocksdb::WriteBatch&
   batch.Delete(context_.column_family, key);
 }
 
-absl::Status ProfileView::FromRocks(const rocksdb::Status& status) {
+absl::Status ProfileView::FromRocks(const rocksdb::Status& status) const {
   if (status.ok()) return absl::OkStatus();
   const std::string message = absl::StrCat("reading a profile: ", status.ToString());
-  if (status.IsCorruption()) return absl::DataLossError(message);
+  if (status.IsCorruption()) {
+    context_.note_damage(message);
+    return absl::DataLossError(message);
+  }
   if (status.IsIncomplete()) return absl::AbortedError(message);
   return absl::UnavailableError(message);
 }

@@ -79,7 +79,7 @@ class ProfileView final : public replica::View {
     int64_t from_ms;
     int64_t to_ms;
   };
-  static absl::Status FromRocks(const rocksdb::Status& status);
+  absl::Status FromRocks(const rocksdb::Status& status) const;
   absl::Status Scan(const Range& range, v1::Action action, uint32_t limit, Tier tier,
                     v1::StoredTags& rows) const;
 

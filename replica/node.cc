@@ -13,6 +13,7 @@
 #include "replica/memory.h"
 #include "replica/replica_service.h"
 #include "replica/replicator.h"
+#include "replica/scrubber.h"
 #include "replica/store.h"
 #include "replica/store_metrics.h"
 #include "rpc/flags.h"
@@ -42,6 +43,12 @@ ABSL_FLAG(std::string, wal, "sync",
           "sync: a tag is acknowledged once the disk has it; async: once the kernel has it, so "
           "that a power cut may lose "
           "the last moments");
+ABSL_FLAG(bool, accept_data_loss, false,
+          "what a damaged data folder lost, and no other replica has, is given up; a start that "
+          "needs it says so, and later ones must not have it");
+ABSL_FLAG(uint32_t, scrub_s, 86'400,
+          "seconds in which all that is stored is read once and compared with its checksums; 0: "
+          "never");
 ABSL_FLAG(uint32_t, retention_s, 86'400,
           "seconds of tag time that are kept, and that a tag stays after it was accepted");
 ABSL_FLAG(uint32_t, future_max_s, 86'400,
@@ -103,6 +110,7 @@ absl::StatusOr<StoreOptions> StoreOptionsOfFlags(std::string_view service,
     return absl::InvalidArgumentError(absl::StrCat("--wal: '", wal, "' is neither sync nor async"));
   }
   options.sync_wal = wal == "sync";
+  options.accept_data_loss = absl::GetFlag(FLAGS_accept_data_loss);
   options.disk_reserve_bytes = uint64_t{absl::GetFlag(FLAGS_disk_reserve_mib)} << 20;
   options.retention = absl::Seconds(absl::GetFlag(FLAGS_retention_s));
   return options;
@@ -176,6 +184,8 @@ std::optional<int> Serve(const NodeSpec& spec, router::Placement placement,
   const std::unique_ptr<View> view = spec.make_view(store_options.retention, memory);
   const absl::Time start = absl::Now();
   absl::StatusOr<std::unique_ptr<Store>> store = Store::Open(store_options, *view);
+  // Damaged, and marked so: what is left of it is opened by a process that knows.
+  if (absl::IsAborted(store.status())) return std::nullopt;
   if (!store.ok()) return Fail("open the data folder", store.status());
   std::optional<StoreMetrics> store_metrics(std::in_place, **store);
   rpc::LogInfo("data folder open", {{"path", store_options.path},
@@ -223,9 +233,11 @@ std::optional<int> Serve(const NodeSpec& spec, router::Placement placement,
     (*server)->SetServing(serving);
     rpc::LogInfo(serving ? "serving" : "not serving until compared with the other replicas");
   });
+  std::optional<Scrubber> scrubber(std::in_place, **store,
+                                   absl::Seconds(absl::GetFlag(FLAGS_scrub_s)));
   std::optional<int> signal;
   absl::Status replaced;
-  while (!signal && replaced.ok() && !(*store)->NeedsReopen()) {
+  while (!signal && replaced.ok() && !(*store)->NeedsReopen() && (*store)->damage().empty()) {
     signal = rpc::WaitForTermination(kWatchPeriod);
     replaced = identities.MustEnd();
     if (const std::optional<uint64_t> incarnation = identities.WantedIncarnation()) {
@@ -238,9 +250,12 @@ std::optional<int> Serve(const NodeSpec& spec, router::Placement placement,
     const std::string why(replaced.message());
     rpc::LogError("this process must end", {{"detail", why}});
     std::fprintf(stderr, "error: %s\n", why.c_str());
+  } else if (const std::string damage = (*store)->damage(); !damage.empty()) {
+    rpc::LogError("starting anew, since the data folder is damaged", {{"detail", damage}});
   } else {
     rpc::LogWarn("starting anew, since a write failed and the disk has room again");
   }
+  scrubber.reset();
   (*server)->Shutdown(kShutdownGrace);
   replicator.Stop();
   writer.reset();

@@ -2,9 +2,13 @@
 #include "replica/replicator.h"
 
 #include <ctime>
+#include <set>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "replica/background.h"
 #include "replica/replicator_metrics.h"
@@ -23,6 +27,8 @@ constexpr size_t kExpiriesQueuedMax = 100;
 // How often it is noted on disk that this node has all there is, so that a start knows for how long
 // it was away.
 constexpr Instant kNotePeriodUs = 30'000'000;
+// How often it is said what a damaged disk still waits for.
+constexpr Instant kTendingPeriodUs = 5'000'000;
 constexpr Instant kMetricsPeriodUs = 1'000'000;
 // A node that could serve says so once its peers have called it where it is now, or after so long:
 // one that cannot call it may be cut off itself.
@@ -80,7 +86,7 @@ Replicator::Replicator(router::Channels& channels, uint32_t self, Identities& id
       committer_(committer),
       holds_(placement_.shards()),
       core_(OptionsOf(placement_, self, retention, identities.own().incarnation(), owed_bytes_max),
-            placement_, store, store.joined(), store.complete_as_of_s(), Now()),
+            placement_, store, store.record(), Now()),
       calls_(
           channels, identities,
           [this](uint32_t peer, BatchId batch, const absl::Status& status,
@@ -146,6 +152,7 @@ void Replicator::RunTicks() {
     serving = serves;
     LookForExpirable(Now());
     UpdateMetrics(Now());
+    TendDamage(Now());
   }
 }
 
@@ -180,6 +187,35 @@ void Replicator::NoteComplete(Instant now) {
   // The next period tries again.
   if (!queued.ok())
     rpc::LogDebug("a note has to wait", {{"detail", std::string(queued.message())}});
+}
+
+void Replicator::TendDamage(Instant now) {
+  if (now < next_tending_) return;
+  next_tending_ = now + kTendingPeriodUs;
+  std::vector<ShardId> damaged;
+  std::set<std::string> awaited;
+  std::vector<ShardId> held;
+  bool is_whole = true;
+  {
+    absl::MutexLock lock(&mutex_);
+    held = core_.shards();
+    for (const ShardId shard : held) {
+      is_whole = is_whole && core_.joined(shard);
+      if (!core_.damaged(shard)) continue;
+      damaged.push_back(shard);
+      for (std::string& id : core_.AwaitedFor(shard)) awaited.insert(std::move(id));
+    }
+  }
+  if (!damaged.empty()) {
+    rpc::LogWarn(
+        "what a damaged disk lost is not back yet",
+        {{"shards", absl::StrJoin(damaged, ",")}, {"waits_for", absl::StrJoin(awaited, ",")}});
+    was_damaged_ = true;
+    return;
+  }
+  if (std::exchange(was_damaged_, false)) rpc::LogInfo("what a damaged disk lost is back");
+  if (!is_whole || is_tidy_) return;
+  is_tidy_ = expiries_.Run([this, held = std::move(held)] { store_.RemoveWhatIsBack(held); });
 }
 
 // --- the core ---

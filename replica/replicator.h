@@ -93,6 +93,8 @@ class Replicator {
   // Does the next step of a plan, aside and then on the committer's thread, and so on.
   void ExpireNext(StorageId id, std::shared_ptr<ExpiryPlan> plan);
   void UpdateMetrics(Instant now);
+  // Says which shards wait for whom; once they do no more, removes what was set aside.
+  void TendDamage(Instant now);
 
   const router::Placement& placement_;
   const Identities& identities_;
@@ -108,6 +110,9 @@ class Replicator {
   Instant next_note_ = 0;            // of the ticks' thread
   Instant next_metrics_ = 0;         // the same
   Instant next_look_ = 0;            // the same
+  Instant next_tending_ = 0;         // the same
+  bool was_damaged_ = false;         // the same
+  bool is_tidy_ = false;             // the same
   bool is_reached_ = false;          // the same
   Instant could_serve_at_ = kNever;  // the same
   std::atomic<bool> is_looking_ = false;

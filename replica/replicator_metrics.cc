@@ -29,6 +29,9 @@ struct Meters {
   prometheus::Gauge& unjoined = rpc::MakeGauge(
       "allezon_replica_shards_unjoined",
       "Shards whose data this disk has not got back yet; it does not count for quorums of them.");
+  prometheus::Gauge& damaged = rpc::MakeGauge(
+      "allezon_replica_shards_damaged",
+      "Shards of which a damaged disk lost something that is not back from other replicas yet.");
   prometheus::Gauge& staleness =
       rpc::MakeGauge("allezon_replica_staleness_seconds",
                      "Age of what this node surely has, of the shard that is furthest behind.");
@@ -54,6 +57,7 @@ void SetReplicatorMetrics(const CoreStats& stats) {
   meters.bytes.Set(static_cast<double>(stats.sync_bytes));
   meters.serving.Set(stats.shards_serving);
   meters.unjoined.Set(stats.shards_unjoined);
+  meters.damaged.Set(stats.shards_damaged);
   meters.staleness.Set(static_cast<double>(stats.staleness_us) / kUsPerSecond);
 }
 

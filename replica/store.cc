@@ -68,6 +68,7 @@ void Store::Close() {
     rpc::LogWarn("the disk refuses writes; left as after a crash", {{"path", options_.path}});
     return;
   }
+  NoteSynced();
   for (rocksdb::ColumnFamilyHandle* handle : column_families_) {
     db_->DestroyColumnFamilyHandle(handle);
   }
@@ -178,7 +179,7 @@ absl::Status Store::VisitMinute(int64_t minute, const VisitInMinute& visit) cons
           absl::StrCat("an event of minute ", minute, " in ", options_.path, " cannot be read"));
     }
   }
-  return FromRocks(it->status(), "reading a minute");
+  return Checked(it->status(), "reading a minute");
 }
 
 absl::Status Store::ReadMinute(int64_t minute,

@@ -36,6 +36,7 @@
 #include "replica/bucket_index.h"
 #include "replica/core/expiry_round.h"
 #include "replica/core/types.h"
+#include "replica/damage.h"
 #include "replica/expired_ranges.h"
 #include "replica/expiry_plan.h"
 #include "replica/log_format.h"
@@ -54,6 +55,8 @@ struct StoreOptions {
   uint32_t replication_factor = 0;
   uint32_t write_quorum = 0;
   bool sync_wal = true;
+  // What a damaged folder lost is given up: see Open.
+  bool accept_data_loss = false;
   // Commits are refused while less than this is free on the disk. RocksDB's own flushes and
   // compactions need room too, and a log of its that failed half-way can only be opened anew.
   uint64_t disk_reserve_bytes = 0;
@@ -69,8 +72,14 @@ struct StoreOptions {
 class Store final : public LogReader, public DigestSource {
  public:
   // kFailedPrecondition: the folder holds something else, or is not that of the options; the
-  // message says what to do. kDataLoss: it is corrupt. kUnavailable: another process has it, or the
-  // disk fails. Messages name the folder. `view` must outlive the store.
+  // message says what to do. kUnavailable: another process has it, or the disk fails. Messages name
+  // the folder. `view` must outlive the store.
+  //
+  // kAborted: the folder is damaged, and was marked so; call it again with a new view. That may be
+  // so twice: then it is opened with what its log still gives, or empty, with all that it held set
+  // aside in it. What it holds then counts for nothing until it is recorded as joined;
+  // record().damaged says of which shards. kDataLoss: it is damaged and has no other replicas, so
+  // it is left as it is, unless `accept_data_loss` is set; or it cannot even be made anew.
   static absl::StatusOr<std::unique_ptr<Store>> Open(StoreOptions options, View& view);
   ~Store() override;
 
@@ -125,10 +134,8 @@ class Store final : public LogReader, public DigestSource {
   // a crash of the machine may leave an older record, as does a disk without room.
   absl::Status NoteComplete(uint32_t wall_s);
 
-  // By shard: whether RecordJoined named it, ever. Thread-safe.
-  std::vector<bool> joined() const;
-  // What was noted last, also by an earlier process; 0 where nothing ever was. Thread-safe.
-  uint32_t complete_as_of_s() const;
+  // What was recorded last, also by an earlier process. Thread-safe.
+  DiskRecord record() const;
 
   // What peers ask for; each replaces the set's part of `response`, as replica.proto says it, and
   // leaves placements, incarnations and counters to the caller. kInvalidArgument: a shard, level or
@@ -197,6 +204,20 @@ class Store final : public LogReader, public DigestSource {
   // writes since then, and cannot be used on, nor closed in order; a new process can open the
   // folder. Thread-safe.
   bool NeedsReopen() const;
+  // Damage that was found since the folder was opened and for which it was marked, so that the next
+  // process makes it anew; empty where none was. Thread-safe.
+  std::string damage() const;
+  // Reads one file of tables from the disk, and compares its checksums; damage is noted. Both are
+  // for a slow walk through all that is there. Thread-safe.
+  struct TableFile {
+    std::string path;
+    uint64_t bytes = 0;
+  };
+  std::vector<TableFile> TableFiles() const;
+  absl::Status CheckTableFile(const TableFile& file) const;
+  // Removes what Open has set aside, if all of it is back: `held` are the shards that this node
+  // holds. Takes as long as the disk does. Thread-safe.
+  void RemoveWhatIsBack(absl::Span<const ShardId> held) const;
   // A RocksDB integer property, summed over column families (0 where unknown). Thread-safe.
   uint64_t Property(const std::string& name) const;
   // What the block cache holds, which all column families share. Thread-safe.
@@ -240,7 +261,19 @@ class Store final : public LogReader, public DigestSource {
   using VisitInMinute = absl::FunctionRef<bool(const ParsedLogKey&, const ParsedLogValue&)>;
 
   Store(StoreOptions options, View& view);
+  absl::Status OpenFolder();
   absl::Status OpenDb();
+  // What the folder's mark asks for, before and after RocksDB has opened it.
+  absl::Status PrepareDamaged();
+  absl::Status RecordDamage();
+  void NoteSynced();
+  // Marks a folder that is found damaged while it is opened, by RocksDB or once that has; the error
+  // to return.
+  absl::Status MarkUnreadable(const absl::Status& why, bool has_opened) const;
+  bool HasOthers() const { return options_.replication_factor > 1; }
+  // kOk, or what RocksDB's status means; what it says of damage is noted.
+  absl::Status Checked(const rocksdb::Status& status, std::string_view what) const;
+  void NoteDamage(std::string_view detail) const;
   absl::Status CheckIdentity();
   absl::Status CheckIdentity(std::string_view format, rocksdb::WriteBatch& batch);
   absl::Status NewIncarnation(rocksdb::WriteBatch& batch);
@@ -323,8 +356,17 @@ class Store final : public LogReader, public DigestSource {
   std::vector<uint64_t> expired_keyed_ ABSL_GUARDED_BY(mutex_);  // by shard, of this process
   // Where the look for such minutes goes on.
   int64_t look_from_minute_ ABSL_GUARDED_BY(mutex_) = std::numeric_limits<int64_t>::min();
-  std::string joined_ ABSL_GUARDED_BY(mutex_);  // a byte a shard, as on disk
+  // A byte a shard, as on disk.
+  std::string joined_ ABSL_GUARDED_BY(mutex_);
+  std::string damaged_ ABSL_GUARDED_BY(mutex_);
   uint32_t complete_as_of_s_ ABSL_GUARDED_BY(mutex_) = 0;
+
+  mutable absl::Mutex damage_mutex_;
+  mutable bool has_damage_ ABSL_GUARDED_BY(damage_mutex_) = false;
+  mutable std::string damage_ ABSL_GUARDED_BY(damage_mutex_);  // as damage()
+  // Of the opening: the folder's mark, and whether its log ended in the middle of a record.
+  std::optional<DamageMark> mark_;
+  bool ends_torn_ = false;
 };
 
 }  // namespace allezon::replica

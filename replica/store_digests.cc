@@ -41,7 +41,7 @@ absl::Status Store::LoadDigests() {
       }
       buckets_.Set(key->minute, key->shard, *bucket);
     }
-    if (!it->status().ok()) return FromRocks(it->status(), "reading digests");
+    if (!it->status().ok()) return Checked(it->status(), "reading digests");
   }
   for (const int64_t minute : marked) {
     if (absl::Status status = RemakeDigests(minute); !status.ok()) return status;

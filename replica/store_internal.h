@@ -25,7 +25,10 @@ enum ColumnFamily {
 
 // Keys of the meta column family that change while the store is open.
 inline constexpr char kJoinedKey[] = "joined";
+inline constexpr char kDamagedKey[] = "damaged";
 inline constexpr char kCompleteKey[] = "complete_as_of_s";
+// There while a process has the folder whose commits are not synced.
+inline constexpr char kUnsyncedKey[] = "unsynced";
 
 absl::Status FromRocks(const rocksdb::Status& status, std::string_view what);
 

@@ -55,6 +55,18 @@ class BackgroundGivesWay final : public rocksdb::EventListener {
   void OnFlushBegin(rocksdb::DB*, const rocksdb::FlushJobInfo&) override { GiveWay(Share::kThird); }
 };
 
+// What a compaction or a flush finds damaged.
+class TellsDamage final : public rocksdb::EventListener {
+ public:
+  explicit TellsDamage(std::function<void(std::string_view)> tell) : tell_(std::move(tell)) {}
+  void OnBackgroundError(rocksdb::BackgroundErrorReason, rocksdb::Status* status) override {
+    if (status->IsCorruption()) tell_(status->ToString());
+  }
+
+ private:
+  const std::function<void(std::string_view)> tell_;
+};
+
 // RocksDB's warnings, among those of the process. A log file of its own would end the process, with
 // those assertions, once the disk had been full.
 class ProcessLog final : public rocksdb::Logger {
@@ -79,7 +91,7 @@ class ProcessLog final : public rocksdb::Logger {
 };
 
 rocksdb::DBOptions DbOptions(const StoreOptions& store,
-                             const std::shared_ptr<rocksdb::Cache>& cache) {
+                             const std::shared_ptr<rocksdb::Cache>& cache, bool is_marked) {
   rocksdb::DBOptions options;
   options.info_log = std::make_shared<ProcessLog>(store.path);
   options.write_buffer_manager =
@@ -90,9 +102,10 @@ rocksdb::DBOptions DbOptions(const StoreOptions& store,
   options.create_if_missing = true;
   options.create_missing_column_families = true;
   options.max_total_wal_size = kWalBytesMax;
-  // A torn tail is what a power cut leaves behind a sync; anything older than the tail is a fault
-  // of the disk.
-  options.wal_recovery_mode = rocksdb::WALRecoveryMode::kPointInTimeRecovery;
+  // A record that ends too early is what a power cut leaves behind the last sync. Anything else is
+  // damage, which has to be noticed before what is in front of it may be used.
+  options.wal_recovery_mode = is_marked ? rocksdb::WALRecoveryMode::kPointInTimeRecovery
+                                        : rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;
   // A WAL file that vanished is noticed instead of being taken for an empty one.
   options.track_and_verify_wals_in_manifest = true;
   // Compaction writes reach the disk in small steps, so that a WAL sync never queues behind a whole
@@ -195,7 +208,7 @@ absl::Status CheckFolder(const std::string& path) {
   bool holds_other = false;
   for (const auto& file : files) {
     const std::string name = file.path().filename().string();
-    if (name == "CURRENT") return absl::OkStatus();
+    if (name == "CURRENT" || IsOfDamage(name)) return absl::OkStatus();
     const bool ours = name == "LOCK" || name.starts_with("LOG") || name == "IDENTITY" ||
                       name.starts_with("MANIFEST-") || name.ends_with(".dbtmp");
     holds_other = holds_other || !ours;
@@ -221,7 +234,6 @@ absl::Status FromRocks(const rocksdb::Status& status, std::string_view what) {
 }
 
 absl::Status Store::OpenDb() {
-  if (absl::Status status = CheckFolder(options_.path); !status.ok()) return status;
   cache_ = rocksdb::NewLRUCache(options_.block_cache_bytes);
   const rocksdb::ColumnFamilyOptions shared = SharedOptions(options_, cache_);
   rocksdb::ColumnFamilyOptions view_options = shared;
@@ -237,9 +249,17 @@ absl::Status Store::OpenDb() {
   descriptors[kViewCf] = {"view", view_options};
   descriptors[kExpiredCf] = {"expired", shared};
   rocksdb::DB* db = nullptr;
-  const rocksdb::Status status = rocksdb::DB::Open(DbOptions(options_, cache_), options_.path,
-                                                   descriptors, &column_families_, &db);
+  rocksdb::DBOptions options = DbOptions(options_, cache_, mark_.has_value());
+  options.listeners.push_back(
+      std::make_shared<TellsDamage>([this](std::string_view detail) { NoteDamage(detail); }));
+  const rocksdb::Status status =
+      rocksdb::DB::Open(options, options_.path, descriptors, &column_families_, &db);
   db_.reset(db);
+  // Of a folder that is there: what CURRENT or the manifest names is not.
+  if (status.IsPathNotFound()) {
+    return absl::DataLossError(
+        absl::StrCat("data folder ", options_.path, ": ", status.ToString()));
+  }
   return FromRocks(status, absl::StrCat("data folder ", options_.path));
 }
 
@@ -386,12 +406,16 @@ absl::Status Store::LoadJoined() {
   rocksdb::Status status = db_->Get({}, meta, kJoinedKey, &joined_);
   if (status.IsNotFound()) joined_.assign(options_.shards, '\0');
   if (!status.ok() && !status.IsNotFound()) return FromRocks(status, where);
+  status = db_->Get({}, meta, kDamagedKey, &damaged_);
+  if (status.IsNotFound()) damaged_.assign(options_.shards, '\0');
+  if (!status.ok() && !status.IsNotFound()) return FromRocks(status, where);
   std::string complete;
   status = db_->Get({}, meta, kCompleteKey, &complete);
   if (status.IsNotFound()) complete = SecondsValue(0);
   if (!status.ok() && !status.IsNotFound()) return FromRocks(status, where);
   const auto complete_as_of_s = ParseSecondsValue(complete);
-  if (joined_.size() != options_.shards || !complete_as_of_s) {
+  if (joined_.size() != options_.shards || damaged_.size() != options_.shards ||
+      !complete_as_of_s) {
     return absl::DataLossError(
         absl::StrCat(where, " has a record of what it is a replica of that cannot be read"));
   }
@@ -399,19 +423,31 @@ absl::Status Store::LoadJoined() {
   return absl::OkStatus();
 }
 
+absl::Status Store::OpenFolder() {
+  if (absl::Status s = CheckFolder(options_.path); !s.ok()) return s;
+  if (absl::Status s = PrepareDamaged(); !s.ok()) return s;
+  if (absl::Status s = OpenDb(); !s.ok()) return MarkUnreadable(s, /*has_opened=*/false);
+  const auto load = [this] {
+    if (absl::Status s = CheckIdentity(); !s.ok()) return s;
+    if (absl::Status s = LoadDigests(); !s.ok()) return s;
+    if (absl::Status s = LoadExpired(); !s.ok()) return s;
+    if (absl::Status s = LoadJoined(); !s.ok()) return s;
+    if (absl::Status s = ConvertTaken(); !s.ok()) return s;
+    return RecordDamage();
+  };
+  if (absl::Status s = load(); !s.ok()) return MarkUnreadable(s, /*has_opened=*/true);
+  ViewContext context;
+  context.db = db_.get();
+  context.column_family = column_families_[kViewCf];
+  context.log = this;
+  context.note_damage = [this](std::string_view detail) { NoteDamage(detail); };
+  if (absl::Status s = view_.Open(context); !s.ok()) return MarkUnreadable(s, /*has_opened=*/true);
+  return mark_.has_value() ? RemoveDamageMark(options_.path) : absl::OkStatus();
+}
+
 absl::StatusOr<std::unique_ptr<Store>> Store::Open(StoreOptions options, View& view) {
   std::unique_ptr<Store> store(new Store(std::move(options), view));
-  if (absl::Status s = store->OpenDb(); !s.ok()) return s;
-  if (absl::Status s = store->CheckIdentity(); !s.ok()) return s;
-  if (absl::Status s = store->LoadDigests(); !s.ok()) return s;
-  if (absl::Status s = store->LoadExpired(); !s.ok()) return s;
-  if (absl::Status s = store->LoadJoined(); !s.ok()) return s;
-  if (absl::Status s = store->ConvertTaken(); !s.ok()) return s;
-  ViewContext context;
-  context.db = store->db_.get();
-  context.column_family = store->column_families_[kViewCf];
-  context.log = store.get();
-  if (absl::Status s = view.Open(context); !s.ok()) return s;
+  if (absl::Status s = store->OpenFolder(); !s.ok()) return s;
   return store;
 }
 

@@ -38,7 +38,7 @@ absl::StatusOr<std::vector<Store::Known>> Store::FindKnown(
   std::vector<Known> known(n);
   for (size_t i = 0; i < n; ++i) {
     if (!statuses[i].ok() && !statuses[i].IsNotFound()) {
-      return FromRocks(statuses[i], "looking up an event");
+      return Checked(statuses[i], "looking up an event");
     }
     known[i].found = statuses[i].ok();
     if (!known[i].found || families[i] != column_families_[kKeyedCf]) continue;

@@ -74,7 +74,7 @@ absl::Status Store::VisitBucket(ShardId shard, int64_t minute, std::string_view 
     }
     if (!visit(*key, *value)) return absl::OkStatus();
   }
-  return FromRocks(it->status(), "reading a minute of a shard");
+  return Checked(it->status(), "reading a minute of a shard");
 }
 
 absl::Status Store::ReadDigests(const v1::ReadDigestsRequest& request,
@@ -191,7 +191,7 @@ absl::StatusOr<std::vector<std::optional<std::string>>> Store::LookUp(ShardId sh
     if (statuses[i].ok()) {
       found[i] = values[i].ToString();
     } else if (!statuses[i].IsNotFound()) {
-      return FromRocks(statuses[i], "looking up an event");
+      return Checked(statuses[i], "looking up an event");
     }
   }
   return found;
@@ -344,20 +344,25 @@ absl::Status Store::PutRows(ShardId shard, absl::Span<const v1::ViewRow> rows) {
 }
 
 absl::Status Store::RecordJoined(absl::Span<const ShardId> shards) {
-  std::string record;
+  std::string joined;
+  std::string damaged;
   {
     absl::MutexLock lock(&mutex_);
-    record = joined_;
+    joined = joined_;
+    damaged = damaged_;
   }
   for (const ShardId shard : shards) {
     if (absl::Status status = CheckRange(shard, {}); !status.ok()) return status;
-    record[shard] = 1;
+    joined[shard] = 1;
+    damaged[shard] = 0;
   }
   rocksdb::WriteBatch batch;
-  batch.Put(column_families_[kMetaCf], kJoinedKey, record);
+  batch.Put(column_families_[kMetaCf], kJoinedKey, joined);
+  batch.Put(column_families_[kMetaCf], kDamagedKey, damaged);
   if (absl::Status status = Write(batch, options_.sync_wal); !status.ok()) return status;
   absl::MutexLock lock(&mutex_);
-  joined_ = std::move(record);
+  joined_ = std::move(joined);
+  damaged_ = std::move(damaged);
   return absl::OkStatus();
 }
 
@@ -365,20 +370,15 @@ absl::Status Store::NoteComplete(uint32_t wall_s) {
   if (!HasRoom(options_.disk_reserve_bytes)) return absl::OkStatus();  // an older note is true too
   const rocksdb::Status status =
       db_->Put({}, column_families_[kMetaCf], kCompleteKey, SecondsValue(wall_s));
-  if (!status.ok()) return FromRocks(status, "noting up to when all is here");
+  if (!status.ok()) return Checked(status, "noting up to when all is here");
   absl::MutexLock lock(&mutex_);
   complete_as_of_s_ = wall_s;
   return absl::OkStatus();
 }
 
-std::vector<bool> Store::joined() const {
+DiskRecord Store::record() const {
   absl::MutexLock lock(&mutex_);
-  return {joined_.begin(), joined_.end()};
-}
-
-uint32_t Store::complete_as_of_s() const {
-  absl::MutexLock lock(&mutex_);
-  return complete_as_of_s_;
+  return {{joined_.begin(), joined_.end()}, {damaged_.begin(), damaged_.end()}, complete_as_of_s_};
 }
 
 }  // namespace allezon::replica

@@ -81,6 +81,9 @@ struct ViewContext {
   rocksdb::DB* db = nullptr;
   rocksdb::ColumnFamilyHandle* column_family = nullptr;  // the view's own
   const LogReader* log = nullptr;
+  // To be told of what RocksDB reports as corrupt, where the view reads on its own; one line.
+  // Thread-safe.
+  std::function<void(std::string_view detail)> note_damage = [](std::string_view) {};
 };
 
 // Lifecycle: Configure, Open, then everything else while anyone reads, then Close. Whatever begins

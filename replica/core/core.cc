@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "replica/core/core_peer.h"
 
 namespace allezon::replica {
@@ -15,17 +16,23 @@ constexpr Instant kLateMultiple = 3;
 // A write whose deadline is so near does not wait for the one that is read first.
 constexpr Instant kReaderMarginUs = 3 * kTickUs;
 
+std::vector<bool> Resized(std::vector<bool> by_shard, size_t shards) {
+  by_shard.resize(shards);
+  return by_shard;
+}
+
 }  // namespace
 
 Core::Core(const CoreOptions& options, const router::Placement& placement,
-           const DigestSource& digests, std::vector<bool> joined, WallS complete_s, Instant now)
+           const DigestSource& digests, DiskRecord disk, Instant now)
     : options_(options),
       placement_(placement),
       digests_(digests),
       holds_(placement.shards()),
-      joined_(std::move(joined)),
+      joined_(Resized(std::move(disk.joined), placement.shards())),
+      damaged_(Resized(std::move(disk.damaged), placement.shards())),
       joining_(placement.shards()),
-      noted_complete_s_(complete_s),
+      noted_complete_s_(disk.complete_s),
       peers_(placement.instances.size()),
       clock_(placement.instances.size(), options.self),
       quorum_(options.write_quorum, options.events_pending_max),
@@ -34,7 +41,6 @@ Core::Core(const CoreOptions& options, const router::Placement& placement,
       wanted_(placement.shards(), kNever),
       adopted_(placement.shards(), kNever),
       adopted_of_s_(placement.shards()) {
-  joined_.resize(placement.shards());
   // Those that share no shard are asked what time it is.
   for (uint32_t i = 0; i < peers_.size(); ++i) {
     if (i == options_.self) continue;
@@ -291,9 +297,24 @@ uint32_t Core::ReaderOf(ShardId shard) const {
 
 absl::Status Core::CheckJoined(ShardId shard) const {
   if (joined_[shard]) return absl::OkStatus();
+  if (damaged_[shard]) {
+    return absl::UnavailableError(absl::StrCat(placement_.instances[options_.self].id,
+                                               " has not got back what its damaged disk lost of "
+                                               "shard ",
+                                               shard, "; it waits for ",
+                                               absl::StrJoin(AwaitedFor(shard), ", ")));
+  }
   return absl::UnavailableError(
       absl::StrCat(placement_.instances[options_.self].id, " has not got back the data of shard ",
                    shard, " since its disk was new; it is pulling it from the other replicas"));
+}
+
+std::vector<std::string> Core::AwaitedFor(ShardId shard) const {
+  std::vector<std::string> ids;
+  for (const uint32_t peer : freshness_.NotSeenWhole(shard)) {
+    ids.push_back(placement_.instances[peer].id);
+  }
+  return ids;
 }
 
 absl::Status Core::CheckServing(ShardId shard, Instant now) const {
@@ -338,6 +359,7 @@ CoreStats Core::stats(Instant now) const {
   }
   for (const ShardId shard : shards_) {
     if (!joined_[shard]) ++stats.shards_unjoined;
+    if (damaged(shard)) ++stats.shards_damaged;
     if (CheckServing(shard, now).ok()) ++stats.shards_serving;
     const Instant complete = freshness_.CompleteAsOf(shard, now);
     stats.staleness_us =

@@ -41,11 +41,9 @@ namespace allezon::replica {
 
 class Core {
  public:
-  // `placement` and `digests` must outlive it. `joined`, by shard: whether this disk was found to
-  // hold all that a replica of the shard under this name ever acknowledged; `complete_s`: this disk
-  // held all that was accepted up to then (0: never), as CompleteS said once.
+  // `placement` and `digests` must outlive it.
   Core(const CoreOptions& options, const router::Placement& placement, const DigestSource& digests,
-       std::vector<bool> joined, WallS complete_s, Instant now);
+       DiskRecord disk, Instant now);
   ~Core();
 
   // --- writes that this node coordinates ---
@@ -123,6 +121,10 @@ class Core {
   // The shards that this node holds.
   const std::vector<ShardId>& shards() const { return shards_; }
   bool joined(ShardId shard) const { return joined_[shard]; }
+  // Whether what a damaged disk lost of the shard is not back yet; and the other replicas that are
+  // waited for, by their ids.
+  bool damaged(ShardId shard) const { return damaged_[shard] && !joined_[shard]; }
+  std::vector<std::string> AwaitedFor(ShardId shard) const;
 
   CoreStats stats(Instant now) const;
   // For the simulation: whether nothing is owed, pending or being pulled.
@@ -183,6 +185,7 @@ class Core {
   std::vector<ShardId> shards_;  // that this node holds
   std::vector<bool> holds_;
   std::vector<bool> joined_;
+  const std::vector<bool> damaged_;           // when this process began
   std::vector<bool> joining_;                 // being recorded on disk
   const WallS noted_complete_s_;              // by an earlier process
   std::vector<std::unique_ptr<Peer>> peers_;  // by instance; null for this one

@@ -247,7 +247,9 @@ void Core::EndSession(Peer& peer, bool failed, Instant now) {
 void Core::JoinWhatIsComplete(Actions& actions) {
   RecordJoined record;
   for (const ShardId shard : shards_) {
-    if (joined_[shard] || joining_[shard] || !freshness_.HoldsAll(shard)) continue;
+    if (joined_[shard] || joining_[shard] || !freshness_.HoldsAll(shard, damaged_[shard])) {
+      continue;
+    }
     joining_[shard] = true;
     record.shards.push_back(shard);
   }

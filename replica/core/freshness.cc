@@ -121,16 +121,16 @@ Instant Freshness::AsOf(ShardId shard, uint32_t coordinator) const {
   const Peer& vouching = peers_[coordinator];
   size_t synced = 0;
   std::vector<Instant> polls;
+  std::vector<Instant> syncs;
   ForEachOther(shard, [&](uint32_t other) {
     const Sync* sync = LastSync(other, shard);
     if (sync == nullptr || !sync->joined) return;
+    syncs.push_back(sync->begun);
     if (sync->begun >= vouching.session_began) ++synced;
     if (other != coordinator && !TookSince(peers_[other], *sync, coordinator)) {
-  std::vector<Instant> syncs;
       polls.push_back(peers_[other].polled);
     }
   });
-    syncs.push_back(sync->begun);
   const bool heard = vouching.session_began != kNever;
   const Instant own = heard && synced >= others_needed_ ? vouching.vouched : kNever;
   // Where neither is so, as for one that is cut off from this node alone and takes writes all the
@@ -175,23 +175,38 @@ bool Freshness::NeedsSync(uint32_t index, ShardId shard, Instant now) const {
   return gap || MissesSilent(index, shard, now);
 }
 
-bool Freshness::HoldsAll(ShardId shard) const {
+const Freshness::Sync* Freshness::SyncForJoining(uint32_t peer, ShardId shard) const {
+  const Sync* sync = LastSync(peer, shard);
+  const bool counts = sync != nullptr && sync->begun >= peers_[peer].session_began &&
+                      sync->incarnation == peers_[peer].incarnation &&
+                      IsSettled(peer, shard, *sync);
+  return counts ? sync : nullptr;
+}
+
+bool Freshness::HoldsAll(ShardId shard, bool damaged) const {
   size_t joined = 0;
   size_t synced = 0;
   size_t others = 0;
   ForEachOther(shard, [&](uint32_t other) {
     ++others;
-    const Sync* sync = LastSync(other, shard);
-    if (sync == nullptr || sync->begun < peers_[other].session_began ||
-        sync->incarnation != peers_[other].incarnation || !IsSettled(other, shard, *sync)) {
-      return;
-    }
+    const Sync* sync = SyncForJoining(other, shard);
+    if (sync == nullptr) return;
     ++synced;
     if (sync->joined) ++joined;
   });
   // The disk that was here before may have been one of a quorum, so one more than usual must have
-  // been seen. Where all others were seen, there is nothing else to be had.
-  return synced == others || joined >= others_needed_ + 1;
+  // been seen. Where all others were seen, there is nothing else to be had: which is no reason to
+  // take for lost what somebody who is asked may still have.
+  return joined >= others_needed_ + 1 || (synced == others && !damaged);
+}
+
+std::vector<uint32_t> Freshness::NotSeenWhole(ShardId shard) const {
+  std::vector<uint32_t> peers;
+  ForEachOther(shard, [&](uint32_t other) {
+    const Sync* sync = SyncForJoining(other, shard);
+    if (sync == nullptr || !sync->joined) peers.push_back(other);
+  });
+  return peers;
 }
 
 }  // namespace allezon::replica

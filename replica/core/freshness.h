@@ -81,8 +81,12 @@ class Freshness {
   bool IsUnjoined(uint32_t peer, ShardId shard) const {
     return peers_[peer].unjoined.contains(shard);
   }
-  // Enough of the shard was pulled to hold all that any quorum had when this node's disk was new.
-  bool HoldsAll(ShardId shard) const;
+  // Enough of the shard was pulled to hold all that any quorum had when this node's disk was new,
+  // or, if `damaged`, before it was damaged: then the others must have joined, however many they
+  // are, since what was lost here may be lost there as well.
+  bool HoldsAll(ShardId shard, bool damaged) const;
+  // The other replicas of the shard that were not pulled from for that yet, or had not joined then.
+  std::vector<uint32_t> NotSeenWhole(ShardId shard) const;
 
  private:
   struct Peer {
@@ -114,6 +118,8 @@ class Freshness {
     return sync.begun >= settled_ ||
            (options_.write_quorum <= 2 && peers_[peer].was_unjoined.contains(shard));
   }
+  // Its last sync, where that counts for what HoldsAll asks; null where it does not.
+  const Sync* SyncForJoining(uint32_t peer, ShardId shard) const;
   bool IsSilent(const Peer& peer, Instant now) const;
   // Whether the peer has taken something from `coordinator` since it was synced from.
   bool TookSince(const Peer& peer, const Sync& sync, uint32_t coordinator) const;

@@ -205,6 +205,17 @@ struct Actions {
   }
 };
 
+// What a disk says of itself when a process begins on it.
+struct DiskRecord {
+  std::vector<bool> joined;  // by shard: it holds all that a replica of the shard under this name
+                             // ever acknowledged
+  // By shard: it was found damaged, and is not whole again. What it lacks may have been on no other
+  // disk but one that is damaged or new as well; a new disk in its place would say less than that.
+  std::vector<bool> damaged;
+  WallS complete_s = 0;  // all that was accepted up to then was here, as CompleteS said once; 0:
+                         // never
+};
+
 // Staleness of a shard about which nothing is known.
 inline constexpr Instant kStalenessUnknownUs = 3'600'000'000;
 
@@ -221,7 +232,8 @@ struct CoreStats {
   uint64_t sync_bytes = 0;
   uint64_t expired_buckets = 0;  // that this node decided about
   uint32_t shards_serving = 0;
-  uint32_t shards_unjoined = 0;
+  uint32_t shards_unjoined = 0;  // those that are damaged among them
+  uint32_t shards_damaged = 0;
   Instant staleness_us = 0;  // of the shard that is furthest behind
 };
 

@@ -21,6 +21,7 @@ import time
 from api import MINUTE_MS, time_text
 from cgroups import NoCgroups, v1_folder
 from disks import Disks, NoDisks
+from flips import SCRUB_S, flip_bit, wait_read
 from load import Load, short
 from network import HUB_ADDRESS, Network, NoNetwork
 from proxies import Proxies
@@ -66,13 +67,14 @@ FAULTS = {
     "address": Fault("the address of one node leads to another one of its service for 5 s", needs="proxies"),
     "slow": Fault("the disk, the processor or the network of one node gets slow, at once or in steps, for 12 s",
                   needs="disks"),
+    "flip": Fault("kill -9 of one node, one bit of its data flips, a start; until it has found it, or read all of it"),
     "gateway": Fault("kill -9 of one gateway, a start 2 s later", retry=True),
     "all": Fault("kill -9 of all nodes at once, and their start", retry=True),
     "soak": Fault("any of those of a node, each of one node of one service"),
     "mix": Fault("any of these", retry=True),
     "none": Fault("nothing at all, to compare with"),
 }
-OF_A_NODE = ("kill", "term", "stop", "wipe", "clock", "cut", "address", "slow")
+OF_A_NODE = ("kill", "term", "stop", "wipe", "clock", "cut", "address", "slow", "flip")
 MIXES = {"soak": OF_A_NODE, "mix": (*OF_A_NODE, "gateway", "all")}
 
 
@@ -165,6 +167,15 @@ class Faults:
             self.cluster.wipe(id_)
         time.sleep(DOWN_S)
         self._start(hit)
+
+    def _flip(self, hit):
+        self._end(hit, signal.SIGKILL)
+        for id_ in hit:
+            self._say(f"{id_}: {flip_bit(self.cluster.entry(id_)['data'], self._random)}")
+        time.sleep(DOWN_S)
+        self._start(hit)
+        for id_ in hit:
+            self._say(f"{id_} {wait_read(self.cluster, id_, READY_TIMEOUT_S)}")
 
     def _clock(self, hit):
         shift_s = round(math.exp(self._random.uniform(math.log(CLOCK_SHIFT_MIN_S), math.log(CLOCK_SHIFT_MAX_S))))
@@ -375,9 +386,11 @@ def main(argv):
     for pair in options.arg:
         who, _, value = pair.partition("=")
         extra_args.setdefault(who, []).append(value)
-    if options.retention_s:
-        for service in ("profile", "aggregate"):
+    for service in ("profile", "aggregate"):
+        if options.retention_s:
             extra_args.setdefault(service, []).append(f"--retention_s={options.retention_s}")
+        if options.fault == "flip" or "flip" in MIXES.get(options.fault, ()):
+            extra_args.setdefault(service, []).append(f"--scrub_s={SCRUB_S}")
     folder = pathlib.Path(tempfile.mkdtemp(prefix="allezon-faults-"))
     print(f"--fault {options.fault} --seed {options.seed}: {FAULTS[options.fault].what}; in {folder}", flush=True)
     ids = Settings(2, options.profiles, options.aggregates, options.rf, 0, SHARDS_DEFAULT)

@@ -14,7 +14,8 @@ SimDisk::SimDisk(World& world, const Knobs& knobs, int node, bool joined, Observ
       node_(node),
       observer_(std::move(observer)),
       store_(NewStore()),
-      joined_(knobs.shards, joined) {}
+      joined_(knobs.shards, joined),
+      damaged_(knobs.shards) {}
 
 SimStore SimDisk::NewStore() const {
   return {knobs_.shards, static_cast<uint32_t>(replica::RaiseSlackS(knobs_.core.retention_s))};
@@ -58,7 +59,10 @@ void SimDisk::EndOldest() {
 
 void SimDisk::Keep(const Commit& commit) {
   KeepEvents(commit, commit.events.size());
-  for (const ShardId shard : commit.joined) joined_[shard] = true;
+  for (const ShardId shard : commit.joined) {
+    joined_[shard] = true;
+    damaged_[shard] = false;
+  }
   if (!commit.expire.ranges.empty()) {
     observer_.expires(commit.expire);
     store_.Expire(commit.expire, observer_.dropped);
@@ -90,8 +94,19 @@ void SimDisk::Crash() {
 
 void SimDisk::Wipe(bool joined) {
   store_ = NewStore();
+  earlier_.reset();
   complete_s_ = 0;
   joined_.assign(knobs_.shards, joined);
+  damaged_.assign(knobs_.shards, false);
+}
+
+void SimDisk::Damage() {
+  // What comes after a damage in the log, or everything.
+  const bool keeps_some = earlier_.has_value() && world_.random.Chance(0.7);
+  store_ = keeps_some ? *std::exchange(earlier_, std::nullopt) : NewStore();
+  complete_s_ = 0;
+  joined_.assign(knobs_.shards, false);
+  damaged_.assign(knobs_.shards, true);
 }
 
 void SimDisk::Heal() {

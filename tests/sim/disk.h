@@ -5,6 +5,7 @@
 
 #include <deque>
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -42,16 +43,19 @@ class SimDisk {
   void Crash();
   // All is lost.
   void Wipe(bool joined);
+  // All is lost that came after the last Remember, or everything; the next process finds that out.
+  void Damage();
+  void Remember() { earlier_ = store_; }
   // Commits are refused, all or some of their events, until then.
   void Fill(Time until) { full_until_ = until; }
   // Up to which acceptance all was here at some time; a crash keeps it, a wipe does not.
   void NoteComplete(replica::WallS complete_s) { complete_s_ = complete_s; }
-  replica::WallS complete_s() const { return complete_s_; }
   // No faults from now on.
   void Heal();
 
   const SimStore& store() const { return store_; }
   const std::vector<bool>& joined() const { return joined_; }
+  replica::DiskRecord record() const { return {joined_, damaged_, complete_s_}; }
 
  private:
   void EndOldest();
@@ -65,7 +69,9 @@ class SimDisk {
   const int node_;
   const Observer observer_;
   SimStore store_;
-  std::vector<bool> joined_;  // by shard
+  std::optional<SimStore> earlier_;
+  std::vector<bool> joined_;   // by shard
+  std::vector<bool> damaged_;  // by shard
   replica::WallS complete_s_ = 0;
   std::deque<Commit> under_way_;
   uint64_t generation_ = 0;  // crashes so far; what an older one began never ends

@@ -79,8 +79,13 @@ void Faults::CrashOne(int index) {
   node.Crash();
   ++cluster_.oracle.totals().crashes;
   if (world_.random.Chance(knobs_.wipe) && MayWipe(index)) {
-    node.Wipe();
-    ++cluster_.oracle.totals().wipes;
+    if (world_.random.Chance(knobs_.damage)) {
+      node.Damage();
+      ++cluster_.oracle.totals().damages;
+    } else {
+      node.Wipe();
+      ++cluster_.oracle.totals().wipes;
+    }
   }
   world_.At(Until(knobs_.down_max_us), [&node] {
     if (!node.up()) node.Start();

@@ -108,6 +108,7 @@ void DrawProcesses(Random& random, Knobs& knobs) {
   knobs.crash_every_us = random.Chance(0.4) ? 0 : random.Skewed(2 * kSecond, 20 * kSecond);
   knobs.down_max_us = random.Skewed(300 * kMs, 15 * kSecond);
   knobs.wipe = random.Chance(0.5) ? 0 : random.Unit() * 0.8;
+  knobs.damage = knobs.wipe == 0 || random.Chance(0.5) ? 0 : random.Unit();
   knobs.crash_all = random.Chance(0.7) ? 0 : random.Unit() * 0.3;
   knobs.pause_every_us = random.Chance(0.6) ? 0 : random.Skewed(2 * kSecond, 20 * kSecond);
   knobs.pause_max_us = random.Skewed(300 * kMs, 12 * kSecond);
@@ -172,7 +173,7 @@ std::string Knobs::ToString() const {
       Part("straggle", straggle), Part("cut-every", cut_every_us),
       Part("clog-every", clog_every_us), Part("stray-every", stray_every_us), Part("stall", stall),
       Part("full-every", full_every_us), Part("crash-every", crash_every_us), Part("wipe", wipe),
-      Part("crash-all", crash_all), Part("pause-every", pause_every_us),
+      Part("damage", damage), Part("crash-all", crash_all), Part("pause-every", pause_every_us),
       Part("jump-every", jump_every_us), Part("drift", drift),
       Part("sync-now-every", sync_now_every_us), " lane-max=", core.lane_owed_events_max,
       expires ? absl::StrCat(" retention=", core.retention_s, "s") : "",

@@ -74,6 +74,7 @@ struct Knobs {
   Time crash_every_us = 0;
   Time down_max_us = 5 * kSecond;
   double wipe = 0;       // of crashes
+  double damage = 0;     // of wipes: they leave a part instead
   double crash_all = 0;  // of crashes: of all nodes at once
   Time pause_every_us = 0;
   Time pause_max_us = 8 * kSecond;

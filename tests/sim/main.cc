@@ -21,16 +21,17 @@ namespace {
 void PrintTotals(const Totals& totals) {
   const double runs = totals.runs == 0 ? 1 : static_cast<double>(totals.runs);
   std::printf("%" PRIu64 " seeds: %" PRIu64 " tags asked for, %" PRIu64 " acknowledged; %" PRIu64
-              " crashes, %" PRIu64 " of them with the disk; %" PRIu64 " lanes dropped; %" PRIu64
-              " syncs of %" PRIu64 " events, %" PRIu64 " shards of them looked at; %" PRIu64
-              " other bodies; %" PRIu64 " buckets decided to expire, %" PRIu64
-              " events expired; %" PRIu64 " minutes read, %" PRIu64
+              " crashes, %" PRIu64 " of them with the disk, %" PRIu64
+              " with a damaged one; %" PRIu64 " lanes dropped; %" PRIu64 " syncs of %" PRIu64
+              " events, %" PRIu64 " shards of them looked at; %" PRIu64 " other bodies; %" PRIu64
+              " buckets decided to expire, %" PRIu64 " events expired; %" PRIu64
+              " minutes read, %" PRIu64
               " gone; served at %.0f%% of the checks; at rest %.1f s after "
               "healing, at most %.1f s\n",
               totals.runs, totals.asked, totals.acknowledged, totals.crashes, totals.wipes,
-              totals.lanes_dropped, totals.sessions, totals.synced_events, totals.syncs_checked,
-              totals.other_bodies, totals.decisions, totals.expired_events, totals.queries_full,
-              totals.queries_gone,
+              totals.damages, totals.lanes_dropped, totals.sessions, totals.synced_events,
+              totals.syncs_checked, totals.other_bodies, totals.decisions, totals.expired_events,
+              totals.queries_full, totals.queries_gone,
               100.0 * static_cast<double>(totals.checks_served) /
                   static_cast<double>(totals.checks_served + totals.checks_refused + 1),
               static_cast<double>(totals.healed_us) / 1e6 / runs,

@@ -55,7 +55,7 @@ void SimNode::Start() {
   options.self = static_cast<uint32_t>(index_);
   options.incarnation = process_;
   core_ = std::make_unique<replica::Core>(options, cluster_.placement, disk_.store(),
-                                          disk_.joined(), disk_.complete_s(), Clock());
+                                          disk_.record(), Clock());
   core_->ObserveSyncs([this](uint32_t peer, ShardId shard, Instant begun, bool joined) {
     CheckSynced(peer, shard, begun, joined);
   });
@@ -85,11 +85,21 @@ void SimNode::Crash() {
   paused_until_ = 0;
 }
 
-void SimNode::Wipe() {
-  world_.Note("disk wiped", index_);
+void SimNode::TellOfLoss() {
   for (uint32_t shard = 0; shard < cluster_.knobs.shards; ++shard) {
     cluster_.oracle.Wiped(index_, shard, disk_.joined()[shard], disk_.store());
   }
+}
+
+void SimNode::Damage() {
+  world_.Note("disk damaged", index_);
+  TellOfLoss();
+  disk_.Damage();
+}
+
+void SimNode::Wipe() {
+  world_.Note("disk wiped", index_);
+  TellOfLoss();
   disk_.Wipe(false);
   disk_incarnation_ = 0;
   ++disks_;
@@ -158,6 +168,7 @@ void SimNode::Tick(uint64_t process) {
 void SimNode::Maintain(Actions& actions) {
   if (world_.now() < maintained_ + kSecond) return;
   maintained_ = world_.now();
+  if (cluster_.knobs.damage > 0 && world_.random.Chance(0.2)) disk_.Remember();
   if (const auto complete_s = core_->CompleteS(Clock())) disk_.NoteComplete(*complete_s);
   const auto horizon_s = core_->ExpiryHorizonS(Clock());
   if (horizon_s) core_->Expire(Candidates(*horizon_s), Clock(), actions);
@@ -271,6 +282,7 @@ std::shared_ptr<Holdings> SimNode::ExpectHoldings(const Actions::Call& call) {
 
 Holdings SimNode::Held(const v1::ReadDigestsRequest& asked) const {
   Holdings held;
+  held.joined = disk_.joined();
   for (const ShardId shard : asked.shards()) {
     for (const auto& [start, minute] : disk_.store().minutes(shard)) {
       for (const auto& [id, event] : minute.events) held.log.push_back(event);
@@ -282,7 +294,6 @@ Holdings SimNode::Held(const v1::ReadDigestsRequest& asked) const {
       if (disk_.store().ExpiredOf(shard, minute).empty()) continue;
       if (!disk_.store().Has(IndexOf(event))) held.rows.push_back(event);
     }
-  held.joined = disk_.joined();
   }
   return held;
 }

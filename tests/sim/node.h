@@ -48,7 +48,8 @@ class SimNode {
   // --- faults ---
   void Start();
   void Crash();
-  void Wipe();  // while it is down
+  void Wipe();    // while it is down
+  void Damage();  // the same
   void Pause(Time until);
   void JumpClock(Time by);
   // How far the wall clock is ahead of the true time.
@@ -88,6 +89,8 @@ class SimNode {
     WriteReply reply;
   };
 
+  // To the oracle: what was on the disk keeps its vote.
+  void TellOfLoss();
   void Tick(uint64_t process);
   void Execute(const Actions& actions);
   void Answer(const replica::WriteOutcome& outcome);

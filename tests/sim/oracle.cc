@@ -16,6 +16,7 @@ void Totals::Add(const Totals& other) {
   acknowledged += other.acknowledged;
   crashes += other.crashes;
   wipes += other.wipes;
+  damages += other.damages;
   lanes_dropped += other.lanes_dropped;
   sessions += other.sessions;
   synced_events += other.synced_events;

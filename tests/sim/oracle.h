@@ -26,6 +26,7 @@ struct Totals {
   uint64_t acknowledged = 0;
   uint64_t crashes = 0;
   uint64_t wipes = 0;
+  uint64_t damages = 0;
   uint64_t lanes_dropped = 0;
   uint64_t sessions = 0;
   uint64_t synced_events = 0;
@@ -47,8 +48,8 @@ struct Totals {
 struct Holdings {
   std::vector<EventRef> log;
   std::vector<EventRef> rows;
-};
   std::vector<bool> joined;  // by shard: what its disk had joined
+};
 
 // Tags with one idempotency key are bodies of one tag: an answer to any of them is one to all, and
 // whichever body is kept stands for them.

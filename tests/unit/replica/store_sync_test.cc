@@ -146,7 +146,7 @@ TEST_F(StoreSyncTest, RequestsThatNameNothingThatExistsAreRefused) {
   newest.add_minutes(0);
   invalid(store_->ReadNewest(newest).status());
   invalid(store_->RecordJoined({5, 128}));
-  EXPECT_THAT(store_->joined(), testing::Each(false));
+  EXPECT_THAT(store_->record().joined, testing::Each(false));
 }
 
 TEST_F(StoreSyncTest, IdsComeInOrderFromTheirBucketOnlyAndInPages) {
@@ -347,16 +347,16 @@ TEST_F(StoreSyncTest, TheNewestAcceptanceOfABucketIsTold) {
 }
 
 TEST_F(StoreSyncTest, JoinedAndCompleteStayOverARestart) {
-  EXPECT_EQ(store_->joined(), std::vector<bool>(128, false));
-  EXPECT_EQ(store_->complete_as_of_s(), 0u);
+  EXPECT_EQ(store_->record().joined, std::vector<bool>(128, false));
+  EXPECT_EQ(store_->record().complete_s, 0);
   ASSERT_TRUE(store_->RecordJoined({3, 127}).ok());
   ASSERT_TRUE(store_->RecordJoined({0}).ok());
   ASSERT_TRUE(store_->NoteComplete(12'345).ok());
   std::vector<bool> want(128, false);
   want[0] = want[3] = want[127] = true;
   for (int round = 0; round < 2; ++round) {
-    EXPECT_EQ(store_->joined(), want);
-    EXPECT_EQ(store_->complete_as_of_s(), 12'345u);
+    EXPECT_EQ(store_->record().joined, want);
+    EXPECT_EQ(store_->record().complete_s, 12'345);
     Reopen();
   }
 }

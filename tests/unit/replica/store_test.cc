@@ -257,7 +257,7 @@ TEST_F(StoreTest, AForeignFolderIsRefusedAndLeftAlone) {
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder_.path()), {}), 1);
 }
 
-TEST_F(StoreTest, ACorruptFolderIsRefused) {
+TEST_F(StoreTest, ACorruptFolderIsMarked) {
   Entries entries;
   OpenStore()->Commit({entries.Add("c", 1)}).IgnoreError();
   for (const auto& file : std::filesystem::directory_iterator(Options().path)) {
@@ -266,7 +266,7 @@ TEST_F(StoreTest, ACorruptFolderIsRefused) {
     }
   }
   const absl::Status status = OpenError(Options());
-  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << status;
+  EXPECT_EQ(status.code(), absl::StatusCode::kAborted) << status;
   EXPECT_THAT(std::string(status.message()), testing::HasSubstr(Options().path));
 }
 

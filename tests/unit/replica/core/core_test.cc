@@ -47,8 +47,8 @@ class CoreTest : public testing::Test {
     other_ = placement_.replicas[0][2].instance;
     options_.self = placement_.replicas[0][1].instance;
     options_.write_quorum = 2;
-    core_ = std::make_unique<Core>(options_, placement_, digests_, std::vector<bool>{true},
-                                   kComplete, 0);
+    core_ = std::make_unique<Core>(options_, placement_, digests_,
+                                   DiskRecord{{true}, {}, kComplete}, 0);
     // Who knows no clock but its own coordinates nothing.
     Actions actions;
     core_->Tick(0, 1, actions);
@@ -181,8 +181,8 @@ class CoreSyncTest : public testing::Test {
   }
 
   void Start(WallS complete_s) {
-    core_ = std::make_unique<Core>(options_, placement_, digests_, std::vector<bool>(kShards, true),
-                                   complete_s, 0);
+    core_ = std::make_unique<Core>(options_, placement_, digests_,
+                                   DiskRecord{std::vector<bool>(kShards, true), {}, complete_s}, 0);
   }
   // Polls are answered; of the other calls, those to peer 1 are returned.
   std::vector<Actions::Call> Tick() {

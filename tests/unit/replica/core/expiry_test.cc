@@ -51,8 +51,8 @@ class ExpiryTest : public testing::Test {
     Start(0);
   }
   void Start(WallS complete_s) {
-    core_ = std::make_unique<Core>(options_, placement_, digests_, std::vector<bool>{true},
-                                   complete_s, now_);
+    core_ = std::make_unique<Core>(options_, placement_, digests_,
+                                   DiskRecord{{true}, {}, complete_s}, now_);
   }
 
   // Both peers answer polls, and have nothing that is not here.

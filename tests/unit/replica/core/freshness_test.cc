@@ -4,6 +4,7 @@
 // set is enough to have seen all that was acknowledged.
 #include "replica/core/freshness.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "absl/strings/str_cat.h"
@@ -86,8 +87,8 @@ TEST_F(FreshnessTest, ANewLaneSessionCountsOnlyAfterASyncThatBeganLater) {
   EXPECT_TRUE(freshness_.NeedsSync(1, 0, 40));
   Sync(1, 31);
   EXPECT_TRUE(freshness_.NeedsSync(1, 0, 40)) << "it began before the session was heard of";
-  Sync(1, 33);
   EXPECT_EQ(Complete(40), 31) << "what was pulled tells as much as that";
+  Sync(1, 33);
   Poll(1, 50, 52);
   Poll(2, 50, 52);
   EXPECT_EQ(Complete(55), 50);
@@ -163,11 +164,12 @@ TEST_F(FreshnessTest, WhatAPeerHoldsLaterDoesNotCountForWhenTheSyncBegan) {
 TEST_F(FreshnessTest, AnEmptyDiskIsWholeAfterOneMoreThanUsual) {
   Poll(1, 10, 12);
   Poll(2, 10, 12);
-  EXPECT_FALSE(freshness_.HoldsAll(0));
+  EXPECT_FALSE(freshness_.HoldsAll(0, false));
   Sync(1, 20);
-  EXPECT_FALSE(freshness_.HoldsAll(0)) << "the disk that was lost may have made a quorum with 2";
+  EXPECT_FALSE(freshness_.HoldsAll(0, false))
+      << "the disk that was lost may have made a quorum with 2";
   Sync(2, 20);
-  EXPECT_TRUE(freshness_.HoldsAll(0));
+  EXPECT_TRUE(freshness_.HoldsAll(0, false));
 }
 
 TEST_F(FreshnessTest, AnEmptyDiskWaitsUntilVotesOfTheOneBeforeCountNoMore) {
@@ -182,11 +184,11 @@ TEST_F(FreshnessTest, AnEmptyDiskWaitsUntilVotesOfTheOneBeforeCountNoMore) {
     }
   };
   sync(100 + kSettled - 1);
-  EXPECT_FALSE(freshness.HoldsAll(0));
+  EXPECT_FALSE(freshness.HoldsAll(0, false));
   EXPECT_FALSE(freshness.NeedsSync(1, 0, 100 + kSettled - 1));
   EXPECT_TRUE(freshness.NeedsSync(1, 0, 100 + kSettled));
   sync(100 + kSettled);
-  EXPECT_TRUE(freshness.HoldsAll(0));
+  EXPECT_TRUE(freshness.HoldsAll(0, false));
 }
 
 TEST_F(FreshnessTest, InANewClusterNobodyHasToWait) {
@@ -201,7 +203,26 @@ TEST_F(FreshnessTest, InANewClusterNobodyHasToWait) {
     freshness.Synced(peer, 0, 105, freshness.KnownOf(peer), 1,
                      std::make_shared<std::vector<uint64_t>>(3));
   }
-  EXPECT_TRUE(freshness.HoldsAll(0));
+  EXPECT_TRUE(freshness.HoldsAll(0, false));
+}
+
+// What it lost may have been on it and on another disk that lost it as well, which says nothing.
+TEST_F(FreshnessTest, ADamagedDiskIsWholeOnlyAfterEnoughThatHaveJoined) {
+  unjoined_[2] = true;
+  Poll(1, 10, 12);
+  Poll(2, 10, 12);
+  EXPECT_THAT(freshness_.NotSeenWhole(0), testing::UnorderedElementsAre(1, 2));
+  Sync(1, 20);
+  Sync(2, 20);
+  EXPECT_TRUE(freshness_.HoldsAll(0, false)) << "for a new disk there is nothing else to be had";
+  EXPECT_FALSE(freshness_.HoldsAll(0, true));
+  EXPECT_THAT(freshness_.NotSeenWhole(0), testing::ElementsAre(2));
+  unjoined_[2] = false;
+  Poll(2, 30, 32);
+  EXPECT_FALSE(freshness_.HoldsAll(0, true)) << "it had not joined at the sync";
+  Sync(2, 40);
+  EXPECT_TRUE(freshness_.HoldsAll(0, true));
+  EXPECT_THAT(freshness_.NotSeenWhole(0), testing::IsEmpty());
 }
 
 TEST(FreshnessOfTwoTest, WhereEveryReplicaIsInEveryQuorumNothingCanBeMissing) {
