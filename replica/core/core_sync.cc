@@ -206,9 +206,13 @@ void Core::NoteAdopted(StorageId id, Instant now) {
   if (found == adopting_.end()) return;
   for (const Adoption& adoption : found->second) {
     if (digests_.ExpiredKeyed(adoption.shard) == adoption.expired_keyed) continue;
-    adopted_[adoption.shard] = now;
-    adopted_of_s_[adoption.shard] = adoption.decided_s;
-    freshness_.ForgetSyncs(adoption.shard);
+    // As long as what went before has not been pulled again, it is the older decision that counts.
+    const ShardId shard = adoption.shard;
+    const bool is_open = adopted_[shard] != kNever && !freshness_.IsPulledAgain(shard);
+    adopted_of_s_[shard] =
+        is_open ? std::min(adopted_of_s_[shard], adoption.decided_s) : adoption.decided_s;
+    adopted_[shard] = now;
+    freshness_.ForgetSyncs(shard);
   }
   adopting_.erase(found);
 }

@@ -11,6 +11,14 @@ SCRUB_S = 4
 KINDS = {"log": "*.log", "table": "*.sst", "manifest": "MANIFEST-*", "current": "CURRENT"}
 
 
+# What the log says: what that means.
+FOUND = {
+    "and an empty one takes its place": "the damage, and all is back",
+    "a damaged data folder counts for nothing": "the damage of its log, and what came after is back",
+    "the log ends within a record": "that its log ends early, and has compared itself",
+}
+
+
 def files_of(folder):
     """{kind: files that are not empty}, of the kinds that are there."""
     found = {kind: sorted(path for path in pathlib.Path(folder).glob(pattern) if path.stat().st_size)
@@ -47,9 +55,10 @@ def wait_read(cluster, id_, timeout_s):
     while True:
         try:
             metrics = cluster.metrics(id_)
-            if metrics["allezon_replica_shards_damaged"] == 0 and metrics["allezon_scrub_completed_timestamp_seconds"] > 0:
-                damaged = "what a damaged disk lost is back" in cluster.log_tail(id_, lines=200)
-                return "has found the damage, and is whole again" if damaged else "has read all, and found nothing"
+            has_read_all = metrics.get("allezon_scrub_completed_timestamp_seconds", 0) > 0
+            if has_read_all and metrics.get("allezon_replica_shards_damaged") == 0:
+                found = [said for text, said in FOUND.items() if text in cluster.log_tail(id_, lines=1000)]
+                return "has found " + (found[0] if found else "nothing")
         except (urllib.error.URLError, OSError):
             pass  # it starts, or begins anew
         assert time.monotonic() < end, f"{id_} has not read all it has within {timeout_s} s"

@@ -36,6 +36,7 @@ Oracle::Oracle(World& world, const Knobs& knobs, const router::Placement& placem
     : world_(world),
       knobs_(knobs),
       placement_(placement),
+      adopted_(static_cast<size_t>(knobs.nodes)),
       acknowledged_(knobs.shards),
       held_(static_cast<size_t>(knobs.nodes), std::vector<size_t>(knobs.shards)) {}
 
@@ -194,15 +195,20 @@ void Oracle::Decided(int node, const replica::ExpireRanges& request) {
 }
 
 void Oracle::Expires(int node, const replica::ExpireRanges& request) {
+  adopting_.clear();
   for (const v1::ExpiredRange& range : request.ranges) {
     for (int64_t minute = range.from_minute(); minute < range.to_minute(); ++minute) {
       const std::vector<Decision>& decisions = decisions_[{range.shard(), minute}];
       const auto decided = [&](auto field, uint32_t value) {
-        return std::any_of(decisions.begin(), decisions.end(),
-                           [&](const Decision& decision) { return decision.*field == value; });
+        return std::find_if(decisions.begin(), decisions.end(),
+                            [&](const Decision& decision) { return decision.*field == value; });
       };
-      if (decided(&Decision::through_s, range.through_s()) &&
-          decided(&Decision::expired_at_s, range.expired_at_s())) {
+      const auto decision = decided(&Decision::expired_at_s, range.expired_at_s());
+      if (decision != decisions.end() &&
+          decided(&Decision::through_s, range.through_s()) != decisions.end()) {
+        if (request.only_whole) continue;  // its own
+        Time& oldest = adopting_.try_emplace(range.shard(), decision->time_us).first->second;
+        oldest = std::min(oldest, decision->time_us);
         continue;
       }
       return world_.Violate(absl::StrCat("node ", node, " records of minute ", minute, " of shard ",
@@ -212,8 +218,17 @@ void Oracle::Expires(int node, const replica::ExpireRanges& request) {
   }
 }
 
+bool Oracle::IsLongAgo(Time decided_us) const {
+  return world_.now() - decided_us > knobs_.core.staleness_max_us + 5 * kSecond;
+}
+
 void Oracle::Dropped(int node, const EventRef& event, const Cluster& cluster) {
   ++totals_.expired_events;
+  const auto adopting = adopting_.find(event->shard);
+  if (adopting != adopting_.end() && router::IsKeyed(router::AsBytes(event->id)) &&
+      IsLongAgo(adopting->second)) {
+    adopted_[node][event->shard] = {world_.now(), {}};
+  }
   const uint32_t index = IndexOf(event);
   const Tag& first = tags_[tags_[index].first];
   const int64_t retention_ms = knobs_.core.retention_s * 1'000;
@@ -241,7 +256,10 @@ void Oracle::Dropped(int node, const EventRef& event, const Cluster& cluster) {
                  event->shard, index);
 }
 
-void Oracle::Restarted(int node) { std::fill(held_[node].begin(), held_[node].end(), 0); }
+void Oracle::Restarted(int node) {
+  std::fill(held_[node].begin(), held_[node].end(), 0);
+  adopted_[node].clear();
+}
 
 void Oracle::Wiped(int node, ShardId shard, bool joined, const SimStore& store) {
   Restarted(node);

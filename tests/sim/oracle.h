@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <map>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -131,6 +132,12 @@ class Oracle {
     Time time_us = 0;
   };
   using Bucket = std::pair<ShardId, int64_t>;
+  // A disk dropped copies by a record that was decided long ago, so that they may have been
+  // accepted again elsewhere: whom it has pulled from since.
+  struct Adopted {
+    Time time_us = 0;
+    std::set<int> pulled_from;  // of those that had joined
+  };
 
   template <typename Predicate>
   bool AnyBody(uint32_t tag, Predicate predicate) const;
@@ -145,6 +152,9 @@ class Oracle {
   // How much the stamp of an event may be behind the true time, and the clocks of nodes apart.
   Time StampErrorMax() const;
 
+  // Whether so long after a decision nothing can be lacking that is older than a replica may be
+  // behind.
+  bool IsLongAgo(Time decided_us) const;
   void CheckMinute(const Cluster& cluster, int64_t minute);
   void CheckReplica(int node, ShardId shard, const SimStore& store);
   void CheckBodies(int node, ShardId shard, const SimStore& store);
@@ -159,6 +169,8 @@ class Oracle {
   std::map<Bucket, std::vector<uint32_t>> tags_in_;
   int64_t newest_asked_ms_ = INT64_MIN;
   std::map<Bucket, std::vector<Decision>> decisions_;
+  std::map<ShardId, Time> adopting_;  // of what a disk is about to drop: the oldest decision
+  std::vector<std::map<ShardId, Adopted>> adopted_;  // by node
   // By shard: what was acknowledged, in that order; and by node, how many of them from the first
   // its disk is known to hold.
   std::vector<std::vector<Acknowledgement>> acknowledged_;

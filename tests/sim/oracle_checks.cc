@@ -21,6 +21,14 @@ Time Oracle::StalenessMax() const {
 
 void Oracle::CheckFresh(int node, ShardId shard, const SimStore& store) {
   ++totals_.checks_served;
+  const auto adopted = adopted_[node].find(shard);
+  if (adopted != adopted_[node].end() &&
+      adopted->second.pulled_from.size() < knobs_.rf - knobs_.write_quorum) {
+    return world_.Violate(
+        absl::StrCat("node ", node, " serves shard ", shard, ", of which it dropped at ",
+                     adopted->second.time_us, " us what may have been accepted again elsewhere"),
+        shard);
+  }
   const std::vector<Acknowledgement>& acknowledged = acknowledged_[shard];
   size_t& held = held_[node][shard];
   while (held < acknowledged.size() && Holds(acknowledged[held], store)) ++held;
@@ -43,6 +51,10 @@ void Oracle::CheckSynced(int node, int peer, ShardId shard, const Holdings& held
     return world_.Violate(absl::StrCat("node ", node, " has pulled shard ", shard, " from node ",
                                        peer, ", and takes it for joined, which it was not"),
                           shard);
+  }
+  if (joined) {
+    const auto adopted = adopted_[node].find(shard);
+    if (adopted != adopted_[node].end()) adopted->second.pulled_from.insert(peer);
   }
   const SimStore& here = cluster.nodes[node]->disk().store();
   const SimStore& there = cluster.nodes[peer]->disk().store();
