@@ -13,13 +13,13 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/synchronization/mutex.h"
-#include "gateway/acceptor.h"
 #include "gateway/connection.h"
 #include "gateway/exchange.h"
 #include "gateway/http_engine.h"
 #include "gateway/http_metrics.h"
-#include "gateway/listener.h"
 #include "gateway/refusals.h"
+#include "rpc/acceptor.h"
+#include "rpc/listener.h"
 #include "rpc/log.h"
 
 namespace allezon::gateway {
@@ -112,7 +112,7 @@ struct HttpServer::Impl {
   bool cut ABSL_GUARDED_BY(mutex) = false;         // and the grace is over
   absl::flat_hash_set<Live*> live ABSL_GUARDED_BY(mutex);
   std::vector<std::thread> workers ABSL_GUARDED_BY(mutex);
-  std::optional<Acceptor> acceptor;  // once the server has started
+  std::unique_ptr<rpc::Acceptor> acceptor;  // once the server has started
 };
 
 void HttpServer::Impl::Admit(int fd) {
@@ -347,15 +347,21 @@ HttpServer::HttpServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 HttpServer::~HttpServer() { Stop(milliseconds(0)); }
 
 absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(Api& api, HttpServerOptions options) {
-  absl::StatusOr<Listener> listener = Listen(options.listen);
-  if (!listener.ok()) return listener.status();
+  absl::StatusOr<std::vector<rpc::Listener>> listeners = rpc::Listen(options.listen);
+  if (!listeners.ok()) return listeners.status();
   auto impl = std::make_unique<Impl>(api, std::move(options));
-  impl->acceptor.emplace(
-      *listener, [impl = impl.get()](int fd) { impl->Admit(fd); },
-      [impl = impl.get()] {
-        absl::MutexLock lock(&impl->mutex);
-        impl->Evict();
-      });
+  rpc::Acceptor::Options accepting;
+  accepting.name = "http";
+  accepting.takes_last = true;
+  accepting.take = [impl = impl.get()](int fd) { impl->Admit(fd); };
+  accepting.make_room = [impl = impl.get()] {
+    absl::MutexLock lock(&impl->mutex);
+    impl->Evict();
+  };
+  absl::StatusOr<std::unique_ptr<rpc::Acceptor>> acceptor =
+      rpc::Acceptor::Start(*std::move(listeners), std::move(accepting));
+  if (!acceptor.ok()) return acceptor.status();
+  impl->acceptor = *std::move(acceptor);
   return std::unique_ptr<HttpServer>(new HttpServer(std::move(impl)));
 }
 

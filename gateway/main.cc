@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // allezon-gateway: the HTTP face of the platform.
-#include <sys/resource.h>
-
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
@@ -22,6 +20,7 @@
 #include "router/writer.h"
 #include "rpc/flags.h"
 #include "rpc/grpc_cpus.h"
+#include "rpc/limits.h"
 #include "rpc/log.h"
 #include "rpc/memory.h"
 #include "rpc/signals.h"
@@ -118,14 +117,6 @@ HttpServerOptions HttpOptionsOf(const GatewayMemory& memory) {
   return options;
 }
 
-// Descriptors for every connection; many systems start processes with 1,024.
-void RaiseDescriptorLimit() {
-  rlimit limit{};
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
-  limit.rlim_cur = limit.rlim_max;
-  setrlimit(RLIMIT_NOFILE, &limit);
-}
-
 int Fail(const absl::Status& status) {
   rpc::LogError("cannot start", {{"error", std::string(status.message())}});
   return 1;
@@ -144,6 +135,7 @@ int Run() {
   const absl::StatusOr<GatewayMemory> memory = MemoryOfFlags();
   if (!memory.ok()) return Fail(memory.status());
   rpc::LogInfo("processors", {{"usable", rpc::GrpcCpus()}});
+  rpc::LogInfo("descriptors", {{"limit", rpc::RaiseDescriptorLimit()}});
 
   router::Channels profile_channels(*std::move(profiles), "profile", cluster);
   router::Channels aggregate_channels(*std::move(aggregates), "aggregate", cluster);
@@ -186,6 +178,5 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "allezon-gateway: --log_level is debug, info, warn or error\n");
     return 2;
   }
-  allezon::gateway::RaiseDescriptorLimit();
   return allezon::gateway::Run();
 }

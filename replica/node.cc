@@ -18,6 +18,7 @@
 #include "replica/store_metrics.h"
 #include "rpc/flags.h"
 #include "rpc/grpc_cpus.h"
+#include "rpc/limits.h"
 #include "rpc/log.h"
 #include "rpc/memory.h"
 #include "rpc/metrics.h"
@@ -290,6 +291,7 @@ int RunNode(int argc, char** argv, const NodeSpec& spec) {
   store_options->memtables_bytes = memory->memtables;
   store_options->write_buffer_bytes = memory->write_buffer;
   rpc::LogInfo("processors", {{"usable", rpc::GrpcCpus()}});
+  rpc::LogInfo("descriptors", {{"limit", rpc::RaiseDescriptorLimit()}});
   const std::optional<int> code = Serve(spec, *std::move(placement), *store_options, *memory);
   return code ? *code : Fail("start anew", rpc::StartAnew(argv));
 }

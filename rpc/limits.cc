@@ -2,6 +2,7 @@
 #include "rpc/limits.h"
 
 #include <sched.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <cmath>
@@ -163,6 +164,13 @@ int UsableCpus(const std::string& root) {
     cpus = std::min(cpus, std::max(1, static_cast<int>(std::ceil(*quota))));
   }
   return cpus;
+}
+
+uint64_t RaiseDescriptorLimit() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return 0;
+  limit.rlim_cur = limit.rlim_max;
+  return setrlimit(RLIMIT_NOFILE, &limit) == 0 ? limit.rlim_cur : 0;
 }
 
 }  // namespace allezon::rpc

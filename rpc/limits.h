@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What the kernel lets this process have of memory and of processors: by its cgroups, of version 1
-// and 2, and by its affinity mask. In a container, which sees the whole machine in /proc, nothing
-// else says it.
+// What the kernel lets this process have: of memory and of processors by its cgroups, of version 1
+// and 2, and by its affinity mask (in a container, which sees the whole machine in /proc, nothing
+// else says it), and of descriptors.
 #pragma once
 
 #include <cstdint>
@@ -28,5 +28,9 @@ std::optional<uint64_t> ReadMachineMemoryBytes(const std::string& root = "/");
 // How many threads can run at the same time: as many as the calling thread's affinity mask has
 // processors, or as the quota pays for, a part of one counted as one. At least 1.
 int UsableCpus(const std::string& root = "/");
+
+// Raises the soft limit of descriptors, which is 1,024 on many systems, to the hard one, and
+// returns it; 0, and it stays as it is, where the kernel refuses. For the start of a program.
+uint64_t RaiseDescriptorLimit();
 
 }  // namespace allezon::rpc

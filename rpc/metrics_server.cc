@@ -1,89 +1,147 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <httplib.h>
+#include <poll.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
-#include <thread>
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstring>
 
 #include "absl/memory/memory.h"
-#include "absl/status/status.h"
-#include "absl/strings/str_cat.h"
-#include "absl/synchronization/notification.h"
-#include "absl/time/clock.h"
-#include "rpc/address.h"
+#include "rpc/acceptor.h"
+#include "rpc/blocking_calls.h"
 #include "rpc/metrics.h"
 
 namespace allezon::rpc {
 namespace {
 
-constexpr size_t kThreads = 4;
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+
+constexpr int kThreads = 4;
+// Scrapers that wait for a thread; beyond, a connection is closed.
+constexpr size_t kWaitingMax = 64;
 // A scrape is one small request; who is slower than this holds a thread for nothing.
-constexpr time_t kIdleMax_s = 1;
-constexpr time_t kReadMax_s = 2;
-constexpr time_t kWriteMax_s = 5;
+constexpr milliseconds kRequestMax{1'000};
+constexpr milliseconds kAnswerMax{5'000};
 constexpr size_t kRequestBodyBytesMax = 1'024;
 constexpr char kContentType[] = "text/plain; version=0.0.4; charset=utf-8";
+
+// One request of a connected socket that does not block, and its answer. Closes it in the end.
+class Exchange final : public httplib::Stream {
+ public:
+  explicit Exchange(int fd) : fd_(fd) {}
+  ~Exchange() override { close(fd_); }
+  Exchange(const Exchange&) = delete;
+  Exchange& operator=(const Exchange&) = delete;
+
+  bool is_readable() const override { return read_ < buffered_ || Await(POLLIN); }
+  bool is_writable() const override { return Await(POLLOUT); }
+  // The library asks for one byte at a time.
+  ssize_t read(char* to, size_t size) override {
+    if (read_ == buffered_) {
+      if (!Await(POLLIN)) return -1;
+      const ssize_t received = recv(fd_, buffer_, sizeof buffer_, 0);
+      if (received <= 0) return received;
+      read_ = 0;
+      buffered_ = static_cast<size_t>(received);
+    }
+    const size_t bytes = std::min(size, buffered_ - read_);
+    std::memcpy(to, buffer_ + read_, bytes);
+    read_ += bytes;
+    return static_cast<ssize_t>(bytes);
+  }
+  ssize_t write(const char* from, size_t size) override {
+    if (!is_answer_) until_ = steady_clock::now() + kAnswerMax;
+    is_answer_ = true;
+    for (size_t sent = 0; sent < size;) {
+      if (!Await(POLLOUT)) return -1;
+      const ssize_t more = send(fd_, from + sent, size - sent, MSG_NOSIGNAL);
+      if (more < 0) return -1;
+      sent += static_cast<size_t>(more);
+    }
+    return static_cast<ssize_t>(size);
+  }
+  void get_remote_ip_and_port(std::string&, int& port) const override { port = 0; }
+  void get_local_ip_and_port(std::string&, int& port) const override { port = 0; }
+  socket_t socket() const override { return fd_; }
+
+ private:
+  bool Await(short events) const {
+    const auto left = std::chrono::ceil<milliseconds>(until_ - steady_clock::now());
+    if (left <= milliseconds(0)) return false;
+    pollfd waited{fd_, events, 0};
+    return poll(&waited, 1, static_cast<int>(left.count())) == 1;
+  }
+
+  const int fd_;
+  steady_clock::time_point until_ = steady_clock::now() + kRequestMax;
+  bool is_answer_ = false;
+  char buffer_[4'096];
+  size_t read_ = 0;
+  size_t buffered_ = 0;
+};
+
+// The library's requests and answers, over connections of ours: its own loop has a backlog of 5 and
+// ends for good at the first connection that it cannot accept.
+class Http final : public httplib::Server {
+ public:
+  Http() {
+    set_payload_max_length(kRequestBodyBytesMax);
+    Get("/metrics", [](const httplib::Request&, httplib::Response& response) {
+      response.set_content(MetricsText(), kContentType);
+    });
+  }
+  // One request a connection, so that a scraper's idle connections never hold all the threads.
+  void Serve(int fd) {
+    Exchange exchange(fd);
+    bool closed = false;
+    process_request(exchange, /*close_connection=*/true, closed, nullptr);
+  }
+};
 
 }  // namespace
 
 struct MetricsServer::Impl {
-  httplib::Server http;
-  int port = 0;
-  std::thread listener;
-  absl::Notification ended;
+  Http http;
+  std::atomic<bool> ending{false};
+  BlockingCalls scrapes{kThreads, kWaitingMax};
+  std::unique_ptr<Acceptor> acceptor;
 
   ~Impl() {
-    if (!listener.joinable()) return;
-    http.stop();
-    listener.join();
+    acceptor.reset();
+    ending.store(true);  // for those who wait for a thread
+  }
+
+  void Take(int fd) {
+    const bool runs = scrapes.Run([this, fd] {
+      if (ending.load()) {
+        close(fd);
+      } else {
+        http.Serve(fd);
+      }
+    });
+    if (!runs) close(fd);
   }
 };
 
 MetricsServer::MetricsServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 MetricsServer::~MetricsServer() = default;
-int MetricsServer::port() const { return impl_->port; }
+int MetricsServer::port() const { return impl_->acceptor->port(); }
 
 absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(const std::string& address) {
-  const absl::StatusOr<HostPort> parsed = ParseHostPort(address);
-  if (!parsed.ok()) return parsed.status();
-  if (absl::Status status = CheckListenable(*parsed); !status.ok()) return status;
-
+  absl::StatusOr<std::vector<Listener>> listeners = Listen(address);
+  if (!listeners.ok()) return listeners.status();
   auto impl = std::make_unique<Impl>();
-  httplib::Server& http = impl->http;
-  http.new_task_queue = [] { return std::make_unique<httplib::ThreadPool>(kThreads).release(); };
-  // The library's own choice is SO_REUSEPORT, with which two processes share a port in silence.
-  http.set_socket_options([](socket_t fd) {
-    const int on = 1;
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-  });
-  http.set_tcp_nodelay(true);
-  // One request a connection, so that a scraper's idle connections never hold all the threads.
-  http.set_keep_alive_max_count(1);
-  http.set_keep_alive_timeout(kIdleMax_s);
-  http.set_read_timeout(kReadMax_s);
-  http.set_write_timeout(kWriteMax_s);
-  http.set_payload_max_length(kRequestBodyBytesMax);
-  http.Get("/metrics", [](const httplib::Request&, httplib::Response& response) {
-    response.set_content(MetricsText(), kContentType);
-  });
-
-  if (parsed->port == 0) {
-    impl->port = http.bind_to_any_port(parsed->host);
-  } else if (http.bind_to_port(parsed->host, parsed->port)) {
-    impl->port = parsed->port;
-  }
-  if (impl->port <= 0) {
-    return absl::UnavailableError(absl::StrCat("cannot listen on ", address));
-  }
-  impl->listener = std::thread([impl = impl.get()] {
-    impl->http.listen_after_bind();
-    impl->ended.Notify();
-  });
-  // stop() before the listener runs would be lost, and the destructor would wait for ever.
-  while (!http.is_running()) {
-    if (impl->ended.WaitForNotificationWithTimeout(absl::Milliseconds(1))) {
-      return absl::UnavailableError(absl::StrCat("cannot accept connections on ", address));
-    }
-  }
+  Acceptor::Options options;
+  options.name = "metrics";
+  options.take = [impl = impl.get()](int fd) { impl->Take(fd); };
+  absl::StatusOr<std::unique_ptr<Acceptor>> acceptor =
+      Acceptor::Start(*std::move(listeners), std::move(options));
+  if (!acceptor.ok()) return acceptor.status();
+  impl->acceptor = *std::move(acceptor);
   return absl::WrapUnique(new MetricsServer(std::move(impl)));
 }
 

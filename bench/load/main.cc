@@ -24,6 +24,7 @@
 #include "bench/load/stream.h"
 #include "bench/load/text.h"
 #include "rpc/flags.h"
+#include "rpc/limits.h"
 
 ABSL_FLAG(std::string, targets, "127.0.0.1:8080", "gateways, host:port,host:port; taken in turn");
 ABSL_FLAG(uint64_t, seed, 1, "seed of the stream and of the queries");
@@ -259,5 +260,6 @@ int main(int argc, char** argv) {
   allezon::rpc::ParseFlags(argc, argv,
                            "allezon-load: plays the testing platform against gateways: sends tags, "
                            "asks for profiles and aggregates, and checks every answer.");
+  allezon::rpc::RaiseDescriptorLimit();
   return allezon::load::Main();
 }

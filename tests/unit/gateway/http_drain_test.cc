@@ -11,7 +11,6 @@
 #include <vector>
 
 #include "gateway/http_server.h"
-#include "gateway/listener.h"
 #include "tests/unit/gateway/http_server_testing.h"
 
 namespace allezon::gateway {
@@ -128,30 +127,6 @@ TEST_F(HttpDrainTest, WhoeverIsConnectedIsAnsweredWhileTheServerStops) {
     reset += lost.load();
   }
   EXPECT_EQ(reset, 0) << "in " << kRounds << " rounds";
-}
-
-TEST(ListenerTest, NewcomersAreDroppedAndWhoWaitsIsNot) {
-  const absl::StatusOr<Listener> listener = Listen("127.0.0.1:0");
-  ASSERT_TRUE(listener.ok()) << listener.status();
-  Client waiting(listener->port);
-  ASSERT_TRUE(waiting.connected());
-  const absl::Status dropping = DropNewcomers(*listener);
-  ASSERT_TRUE(dropping.ok()) << dropping;
-  EXPECT_EQ(SendOneTag(listener->port), Fate::kNotConnected);
-  const int fd = accept4(listener->fd, nullptr, nullptr, SOCK_CLOEXEC);
-  ASSERT_GE(fd, 0);
-  // The connection has inherited the filter, and works.
-  ASSERT_TRUE(waiting.Send("ping"));
-  char received[8];
-  EXPECT_EQ(recv(fd, received, sizeof received, 0), 4);
-  EXPECT_EQ(accept4(listener->fd, nullptr, nullptr, SOCK_CLOEXEC), -1);
-  EXPECT_EQ(errno, EAGAIN);
-  close(fd);
-  close(listener->fd);
-}
-
-TEST(ListenerTest, WhereTheKernelDropsNobodyItSaysSo) {
-  EXPECT_EQ(DropNewcomers(Listener{-1, 0}).code(), absl::StatusCode::kUnavailable);
 }
 
 }  // namespace

@@ -1,15 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "rpc/address.h"
 
-#include <gmock/gmock.h>
 #include <gtest/gtest.h>
-
-#include "listener.h"
 
 namespace allezon::rpc {
 namespace {
-
-using ::testing::HasSubstr;
 
 TEST(AddressTest, HostAndPortAreTakenApart) {
   const auto expect = [](const char* address, const char* host, int port) {
@@ -30,28 +25,6 @@ TEST(AddressTest, AnythingElseIsRefused) {
     EXPECT_EQ(ParseHostPort(address).status().code(), absl::StatusCode::kInvalidArgument)
         << address;
   }
-}
-
-TEST(AddressTest, AFreeAddressIsListenable) {
-  EXPECT_TRUE(CheckListenable({"127.0.0.1", 0}).ok());
-  EXPECT_TRUE(CheckListenable({"localhost", 0}).ok());
-  EXPECT_TRUE(CheckListenable({"0.0.0.0", 0}).ok());
-}
-
-TEST(AddressTest, ATakenPortIsUnavailableAlsoThroughAnotherNameOfTheHost) {
-  const OtherProcessListener other;
-  ASSERT_GT(other.port(), 0);
-  for (const char* host : {"127.0.0.1", "localhost", "0.0.0.0"}) {
-    const absl::Status status = CheckListenable({host, other.port()});
-    EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << host;
-    EXPECT_THAT(std::string(status.message()), HasSubstr("in use"));
-  }
-}
-
-TEST(AddressTest, AnAddressThatIsNotOursIsUnavailable) {
-  // 192.0.2.0/24 is reserved for documentation.
-  EXPECT_EQ(CheckListenable({"192.0.2.1", 0}).code(), absl::StatusCode::kUnavailable);
-  EXPECT_EQ(CheckListenable({"999.1.1.1.", 0}).code(), absl::StatusCode::kUnavailable);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <sched.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 
 #include <filesystem>
 #include <fstream>
@@ -168,6 +169,19 @@ TEST(GrpcCpusTest, WhatGrpcCallsIsOurs) {
   ASSERT_NE(symbol, nullptr);
   ASSERT_NE(dladdr(symbol, &found), 0);
   EXPECT_EQ(std::string(found.dli_fname).find("libgpr"), std::string::npos) << found.dli_fname;
+}
+
+TEST(DescriptorLimitTest, TheSoftOneIsRaisedToTheHardOne) {
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  rlimit lowered = before;
+  lowered.rlim_cur = 100;
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &lowered), 0);
+  EXPECT_EQ(RaiseDescriptorLimit(), before.rlim_max);
+  rlimit after{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &after), 0);
+  EXPECT_EQ(after.rlim_cur, before.rlim_max);
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
 }
 
 }  // namespace

@@ -8,11 +8,13 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "listener.h"
+#include "accept_errors.h"
+#include "sockets.h"
 
 namespace allezon::rpc {
 namespace {
@@ -104,6 +106,47 @@ TEST(MetricsServerTest, SilentClientsDoNotShutAScraperOut) {
   httplib::Client client("127.0.0.1", server->port());
   client.set_read_timeout(30);
   EXPECT_EQ(client.Get("/metrics")->status, 200);
+}
+
+TEST(MetricsServerTest, AConnectionThatCannotBeAcceptedDoesNotEndIt) {
+  const auto server = StartServer();
+  ASSERT_NE(server, nullptr);
+  for (const int error : {EMFILE, ENFILE, ENOMEM, ECONNABORTED}) {
+    FailNextAccept(error);
+    httplib::Client client("127.0.0.1", server->port());
+    const auto response = client.Get("/metrics");
+    ASSERT_TRUE(response) << error;
+    EXPECT_EQ(response->status, 200);
+    EXPECT_TRUE(AcceptHasFailed());
+  }
+}
+
+TEST(MetricsServerTest, ALongAnswerIsWhole) {
+  const std::string help(200, 'h');
+  for (int i = 0; i < 20'000; ++i) MakeGauge(absl::StrCat("allezon_long_", i), help).Set(1);
+  const auto server = StartServer();
+  ASSERT_NE(server, nullptr);
+  httplib::Client client("127.0.0.1", server->port());
+  const auto response = client.Get("/metrics");
+  ASSERT_TRUE(response);
+  EXPECT_GT(response->body.size(), 5'000'000);
+  EXPECT_THAT(response->body, HasSubstr("\nallezon_long_19999 1\n"));
+}
+
+TEST(MetricsServerTest, ABrokenRequestIsRefusedAndALateOneEnds) {
+  const auto server = StartServer();
+  ASSERT_NE(server, nullptr);
+  const auto answer = [&](const std::string& request) {
+    const FileDescriptor fd = ConnectTo(server->port());
+    EXPECT_EQ(send(fd.get(), request.data(), request.size(), MSG_NOSIGNAL), request.size());
+    std::string text;
+    char part[4'096];
+    for (ssize_t got = 0; (got = recv(fd.get(), part, sizeof part, 0)) > 0;) text.append(part, got);
+    return text;
+  };
+  EXPECT_THAT(answer("GET /metrics HTTP/1.1\r\n\r\n"), HasSubstr("\r\nConnection: close\r\n"));
+  EXPECT_THAT(answer("no request\r\n\r\n"), HasSubstr("HTTP/1.1 400"));
+  EXPECT_EQ(answer("GET /metrics"), "");
 }
 
 TEST(MetricsServerTest, ATakenPortIsUnavailable) {

@@ -2,12 +2,15 @@
 #include "rpc/server.h"
 
 #include <allezon/v1/profile.grpc.pb.h>
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <grpc/health/v1/health.grpc.pb.h>
 #include <grpcpp/create_channel.h>
 #include <grpcpp/generic/generic_stub.h>
 #include <gtest/gtest.h>
+#include <netinet/tcp.h>
 
+#include <cstring>
 #include <string>
 #include <thread>
 #include <vector>
@@ -16,8 +19,10 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
-#include "listener.h"
+#include "accept_errors.h"
+#include "rpc/metrics.h"
 #include "rpc/status.h"
+#include "sockets.h"
 
 namespace allezon::rpc {
 namespace {
@@ -335,6 +340,75 @@ TEST_F(ServerTest, BrokenAddressesAreRefused) {
   }
   options_.listen = "192.0.2.1:0";
   EXPECT_EQ(Server::Start(options_).status().code(), absl::StatusCode::kUnavailable);
+}
+
+// The descriptor, in this process, of the other end of a connection; -1 where there is none.
+int OtherEnd(const FileDescriptor& client) {
+  sockaddr_in own{}, peer{};
+  socklen_t length = sizeof own;
+  if (getsockname(client.get(), reinterpret_cast<sockaddr*>(&own), &length) != 0) return -1;
+  constexpr int kDescriptorsMax = 1'024;
+  for (int fd = 0; fd < kDescriptorsMax; ++fd) {
+    sockaddr_in6 any{};
+    length = sizeof any;
+    if (getpeername(fd, reinterpret_cast<sockaddr*>(&any), &length) != 0) continue;
+    std::memcpy(&peer, &any, sizeof peer);  // the port is at the same place for both families
+    if (peer.sin_port == own.sin_port) return fd;
+  }
+  return -1;
+}
+
+int OptionOf(int fd, int option) {
+  int value = -1;
+  socklen_t length = sizeof value;
+  return getsockopt(fd, IPPROTO_TCP, option, &value, &length) == 0 ? value : -1;
+}
+
+TEST_F(ServerTest, ConnectionsHaveTheOptionsOfGrpcsOwnListener) {
+  const auto server = StartServer();
+  ASSERT_NE(server, nullptr);
+  const FileDescriptor client = ConnectTo(server->port());
+  // What the server says first.
+  char first = 0;
+  ASSERT_EQ(recv(client.get(), &first, 1, 0), 1);
+  const int fd = OtherEnd(client);
+  ASSERT_GE(fd, 0);
+  EXPECT_EQ(OptionOf(fd, TCP_NODELAY), 1);
+  EXPECT_EQ(OptionOf(fd, TCP_USER_TIMEOUT), 10'000);
+  EXPECT_TRUE(fcntl(fd, F_GETFL) & O_NONBLOCK);
+  EXPECT_TRUE(fcntl(fd, F_GETFD) & FD_CLOEXEC);
+}
+
+TEST_F(ServerTest, AnyAddressIsOfBothFamilies) {
+  for (const char* address : {"0.0.0.0:0", "[::]:0"}) {
+    options_.listen = address;
+    const auto server = StartServer();
+    ASSERT_NE(server, nullptr);
+    EXPECT_GE(ConnectTo(server->port()).get(), 0) << address;
+    EXPECT_TRUE(GetProfile("c").ok());
+    if (HasIpv6()) {
+      EXPECT_GE(ConnectToIpv6(server->port()).get(), 0) << address;
+    }
+  }
+}
+
+TEST_F(ServerTest, WhoConnectsWhileTheTableOfDescriptorsIsFullIsServedOnceItIsNot) {
+  const auto server = StartServer();
+  ASSERT_NE(server, nullptr);
+  FileDescriptor client(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  {
+    const prometheus::Counter& failures =
+        MakeCounter("allezon_accept_failures_total", "", {{"listener", "grpc"}});
+    const double before = failures.Value();
+    const FullTable full;
+    const sockaddr_in address = Loopback(server->port());
+    ASSERT_EQ(connect(client.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address),
+              0);
+    while (failures.Value() < before + 3) absl::SleepFor(absl::Milliseconds(1));
+  }
+  char first = 0;
+  EXPECT_EQ(recv(client.get(), &first, 1, 0), 1);
+  EXPECT_TRUE(GetProfile("c").ok());
 }
 
 TEST_F(ServerTest, ShutdownLetsTheCallUnderWayEndAndTakesNoNewOnes) {

@@ -5,6 +5,7 @@
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -46,6 +47,41 @@ inline FileDescriptor ConnectTo(int port) {
   const bool connected =
       connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0;
   return connected ? std::move(fd) : FileDescriptor(-1);
+}
+
+inline sockaddr_in6 LoopbackIpv6(int port) {
+  sockaddr_in6 address{};
+  address.sin6_family = AF_INET6;
+  address.sin6_addr = in6addr_loopback;
+  address.sin6_port = htons(static_cast<uint16_t>(port));
+  return address;
+}
+
+inline bool HasIpv6() {
+  const FileDescriptor fd(socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const sockaddr_in6 address = LoopbackIpv6(0);
+  return bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0;
+}
+
+inline FileDescriptor ConnectToIpv6(int port) {
+  FileDescriptor fd(socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const sockaddr_in6 address = LoopbackIpv6(port);
+  const bool connected =
+      connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0;
+  return connected ? std::move(fd) : FileDescriptor(-1);
+}
+
+// Whether the kernel takes a connection in less than the second after which it asks again.
+inline bool ConnectsSoon(int port) {
+  constexpr int kSoonMs = 200;
+  const FileDescriptor fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  const sockaddr_in address = Loopback(port);
+  connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address));
+  pollfd waited{fd.get(), POLLOUT, 0};
+  int error = 0;
+  socklen_t length = sizeof(error);
+  return poll(&waited, 1, kSoonMs) == 1 &&
+         getsockopt(fd.get(), SOL_SOCKET, SO_ERROR, &error, &length) == 0 && error == 0;
 }
 
 // Listens on 127.0.0.1, willing to share the port (SO_REUSEPORT); -1 where that fails.

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Makes accepting fail, in the whole test program.
+#pragma once
+
+#include <sys/resource.h>
+#include <unistd.h>
+
+namespace allezon::rpc {
+
+// The next accept() or accept4() fails with this errno.
+void FailNextAccept(int error);
+// Whether that has happened.
+bool AcceptHasFailed();
+
+// All descriptors that this process may have are in use, as long as it lives.
+class FullTable {
+ public:
+  FullTable() {
+    getrlimit(RLIMIT_NOFILE, &before_);
+    // Nobody gets one from the lowest free one on.
+    const int free = dup(0);
+    close(free);
+    rlimit full = before_;
+    full.rlim_cur = static_cast<rlim_t>(free);
+    setrlimit(RLIMIT_NOFILE, &full);
+  }
+  ~FullTable() { setrlimit(RLIMIT_NOFILE, &before_); }
+  FullTable(const FullTable&) = delete;
+  FullTable& operator=(const FullTable&) = delete;
+
+ private:
+  rlimit before_{};
+};
+
+}  // namespace allezon::rpc
