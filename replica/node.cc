@@ -69,12 +69,24 @@ namespace {
 // How long a shutdown waits for calls under way.
 constexpr absl::Duration kShutdownGrace = absl::Seconds(5);
 constexpr absl::Duration kWatchPeriod = absl::Seconds(1);
+// Between the starts of a process that started anew and could not serve.
+constexpr absl::Duration kStartPause = absl::Seconds(5);
 
 int Fail(std::string_view what, const absl::Status& status) {
   const std::string message(status.message());
   rpc::LogError("start failed", {{"step", what}, {"detail", message}});
   std::fprintf(stderr, "error: %s\n", message.c_str());
   return 1;
+}
+
+// What kept a process from serving at its start: the program's exit code; none where it is to start
+// anew. A process that has done so for its disk may meet the same once more, or have no descriptors
+// left; nobody need start it by hand for that.
+std::optional<int> CannotServe(std::string_view step, const absl::Status& status) {
+  if (!rpc::WasStartedAnew() || !absl::IsUnavailable(status)) return Fail(step, status);
+  rpc::LogWarn("cannot serve yet, starting anew in a moment",
+               {{"step", step}, {"detail", std::string(status.message())}});
+  return rpc::WaitForTermination(kStartPause) ? std::optional<int>(0) : std::nullopt;
 }
 
 absl::StatusOr<router::Placement> PlacementOfFlags() {
@@ -187,7 +199,7 @@ std::optional<int> Serve(const NodeSpec& spec, router::Placement placement,
   absl::StatusOr<std::unique_ptr<Store>> store = Store::Open(store_options, *view);
   // Damaged, and marked so: what is left of it is opened by a process that knows.
   if (absl::IsAborted(store.status())) return std::nullopt;
-  if (!store.ok()) return Fail("open the data folder", store.status());
+  if (!store.ok()) return CannotServe("open the data folder", store.status());
   std::optional<StoreMetrics> store_metrics(std::in_place, **store);
   rpc::LogInfo("data folder open", {{"path", store_options.path},
                                     {"store_id", (*store)->store_id()},
@@ -223,10 +235,10 @@ std::optional<int> Serve(const NodeSpec& spec, router::Placement placement,
   server_options.health_names = spec.health_names;
   server_options.health_names.emplace_back("allezon.v1.ReplicaService");
   absl::StatusOr<std::unique_ptr<rpc::Server>> server = rpc::Server::Start(server_options);
-  if (!server.ok()) return Fail("listen", server.status());
+  if (!server.ok()) return CannotServe("listen", server.status());
   absl::StatusOr<std::unique_ptr<rpc::MetricsServer>> metrics =
       rpc::MetricsServer::Start(absl::GetFlag(FLAGS_metrics));
-  if (!metrics.ok()) return Fail("serve metrics", metrics.status());
+  if (!metrics.ok()) return CannotServe("serve metrics", metrics.status());
 
   rpc::LogInfo("listening",
                {{"grpc_port", (*server)->port()}, {"metrics_port", (*metrics)->port()}});

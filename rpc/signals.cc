@@ -7,9 +7,13 @@
 
 #include <cerrno>
 #include <cstdlib>
+#include <string>
+#include <vector>
 
 namespace allezon::rpc {
 namespace {
+
+constexpr char kStartedAnew[] = "ALLEZON_STARTED_ANEW";
 
 sigset_t TerminationSignals() {
   sigset_t set;
@@ -44,8 +48,16 @@ std::optional<int> WaitForTermination(absl::Duration timeout) {
 }
 
 absl::Status StartAnew(char** argv) {
-  execv("/proc/self/exe", argv);
+  // Not by setenv: other threads may be reading the environment.
+  std::string mark = std::string(kStartedAnew) + "=1";
+  std::vector<char*> variables;
+  for (char** variable = environ; *variable != nullptr; ++variable) variables.push_back(*variable);
+  if (!WasStartedAnew()) variables.push_back(mark.data());
+  variables.push_back(nullptr);
+  execve("/proc/self/exe", argv, variables.data());
   return absl::ErrnoToStatus(errno, "starting this program anew");
 }
+
+bool WasStartedAnew() { return getenv(kStartedAnew) != nullptr; }
 
 }  // namespace allezon::rpc

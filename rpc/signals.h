@@ -16,8 +16,9 @@ int WaitForTermination();
 // The same for so long at most; nullopt where none came.
 std::optional<int> WaitForTermination(absl::Duration timeout);
 
-// Starts this program anew in the same process, with the same arguments and environment; what it
-// had open is closed. Returns only where that fails.
+// Starts this program anew in the same process, with the same arguments and environment, in which
+// WasStartedAnew() is true; what it had open is closed. Returns only where that fails.
 absl::Status StartAnew(char** argv);
+bool WasStartedAnew();
 
 }  // namespace allezon::rpc

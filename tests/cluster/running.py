@@ -116,6 +116,13 @@ class RunningCluster(Cluster):
         """How many events a node holds."""
         return int(sum_of(self.metrics(id_), "allezon_store_events"))
 
+    def stores(self, id_):
+        """Whether a node's disk takes what it is given; False while it does not answer, too."""
+        try:
+            return self.metrics(id_)["allezon_store_healthy"] == 1
+        except OSError:  # urllib's errors are, too
+            return False
+
     def serving(self, id_):
         """Whether a node says SERVING to grpc.health."""
         health = grpc_api.health_messages()

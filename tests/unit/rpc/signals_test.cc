@@ -3,8 +3,10 @@
 
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <unistd.h>
 
+#include <string>
 #include <thread>
 
 namespace allezon::rpc {
@@ -41,6 +43,25 @@ TEST_F(SignalsDeathTest, WritingToAClosedPipeDoesNotEndTheProcess) {
         _exit(write(channel[1], "x", 1) == -1 ? 0 : 1);
       },
       testing::ExitedWithCode(0), "");
+}
+
+// The program that AProgramThatStartsAnewKnowsIt starts.
+TEST(StartAnewTest, DISABLED_Started) {
+  _exit(WasStartedAnew() && std::string(getenv("ALLEZON_TEST_KEPT")) == "kept" ? 42 : 1);
+}
+
+void StartTheProgramAnew() {
+  if (WasStartedAnew()) _exit(2);
+  setenv("ALLEZON_TEST_KEPT", "kept", 1);
+  std::string arguments[] = {"rpc_test", "--gtest_filter=StartAnewTest.DISABLED_Started",
+                             "--gtest_also_run_disabled_tests"};
+  char* argv[] = {arguments[0].data(), arguments[1].data(), arguments[2].data(), nullptr};
+  (void)StartAnew(argv);
+  _exit(3);
+}
+
+TEST_F(SignalsDeathTest, AProgramThatStartsAnewKnowsItAndKeepsItsEnvironment) {
+  EXPECT_EXIT(StartTheProgramAnew(), testing::ExitedWithCode(42), "");
 }
 
 }  // namespace
