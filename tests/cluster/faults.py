@@ -23,16 +23,16 @@ from cgroups import NoCgroups, v1_folder
 from disks import Disks, NoDisks
 from flips import SCRUB_S, flip_bit, wait_read
 from load import Load, short
+from machine_faults import DOWN_S, MachineFaults
 from network import HUB_ADDRESS, Network, NoNetwork
 from proxies import Proxies
 from quota import CpuQuota
-from running import READY_TIMEOUT_S, SHORT, TIME_SCALE, RunningCluster
+from running import READY_TIMEOUT_S, SHORT, TIME_SCALE, RunningCluster, wait_until
 from settings import SHARDS_DEFAULT, ClusterError, Settings
 from stragglers import Stragglers
 from verify import verify
 
 PAUSE_S = 5
-DOWN_S = 2  # how long what was ended stays away, so that it misses something
 # Longer than a replica may lag behind what it vouches for (5 s), so that one that is cut off must notice.
 CUT_S = 7
 TURNED_S = 5
@@ -68,17 +68,21 @@ FAULTS = {
     "slow": Fault("the disk, the processor or the network of one node gets slow, at once or in steps, for 12 s",
                   needs="disks"),
     "flip": Fault("kill -9 of one node, one bit of its data flips, a start; until it has found it, or read all of it"),
+    "fds": Fault("one node has no descriptors left for 8 s, while connections to it wait"),
+    "full": Fault("the disk of one node is full for 10 s", needs="disks"),
+    "power": Fault("power is cut off from one node: what it has not synced is gone; a start 2 s later", needs="disks"),
+    "blackout": Fault("power is cut off from all nodes of a service at once, and their start", retry=True, needs="disks"),
     "gateway": Fault("kill -9 of one gateway, a start 2 s later", retry=True),
     "all": Fault("kill -9 of all nodes at once, and their start", retry=True),
     "soak": Fault("any of those of a node, each of one node of one service"),
     "mix": Fault("any of these", retry=True),
     "none": Fault("nothing at all, to compare with"),
 }
-OF_A_NODE = ("kill", "term", "stop", "wipe", "clock", "cut", "address", "slow", "flip")
-MIXES = {"soak": OF_A_NODE, "mix": (*OF_A_NODE, "gateway", "all")}
+OF_A_NODE = ("kill", "term", "stop", "wipe", "clock", "cut", "address", "slow", "flip", "fds", "full", "power")
+MIXES = {"soak": OF_A_NODE, "mix": (*OF_A_NODE, "gateway", "all", "blackout")}
 
 
-class Faults:
+class Faults(MachineFaults):
     """Hits a RunningCluster. `network`: the one that it runs in, for cuts; `disks`: those of its nodes; the cluster's proxies
     are for addresses. `note` gets a line about each step."""
 
@@ -114,15 +118,23 @@ class Faults:
         getattr(self, f"_{kind}")(hit)
         nodes = [id_ for id_ in hit if id_[0] != "g"]
         if nodes:
-            self.cluster.wait_serving(*nodes)
+            self._wait_well(nodes)
             self._say(f"{' '.join(nodes)} SERVING")
         self.cluster.wait_ready()
         if kind == "all":
             self._say("gateways ready")
 
+    def _wait_well(self, nodes):
+        """Until they serve. One whose disk refuses writes does, with what it has."""
+        wait_until(lambda: all(self.cluster.stores(id_) for id_ in nodes), READY_TIMEOUT_S,
+                   lambda: "\n".join([f"of {nodes} one does not store", *map(self.cluster.log_tail, nodes)]))
+        self.cluster.wait_serving(*nodes)
+
     def _victims(self, kind):
         if kind == "all":
             return self.cluster.node_ids()
+        if kind == "blackout":
+            return self.cluster.ids(self._random.choice(["profile", "aggregate"]))
         if kind == "gateway":
             return [self._random.choice(self.cluster.ids("gateways"))]
         choices = [["profile"], ["aggregate"]]
@@ -283,7 +295,7 @@ def run_short(cluster, kind, seconds, every_s=4, **options):
     """A test's form: load and faults for so many seconds, then every check."""
     with Load(cluster.http, **{**short(seconds), **retry_flags(kind), **options}) as load:
         end = time.monotonic() + seconds
-        faults = Faults(cluster, kind)
+        faults = Faults(cluster, kind, disks=cluster.disks)
         # The last round must be over while the load still runs.
         faults.run(lambda: not load.running() or time.monotonic() > end - every_s, every_s)
         load.wait()
@@ -318,7 +330,7 @@ def parse_arguments(argv):
                              "--retention_s, else 0)")
     parser.add_argument("--network", action="store_true", help="each process in a network namespace of its own, for cuts (root)")
     parser.add_argument("--proxies", action="store_true", help="nodes are reached over proxies, for addresses that change")
-    parser.add_argument("--disks", action="store_true", help="a disk for each node, which can be slow without the others (root)")
+    parser.add_argument("--disks", action="store_true", help="a disk for each node, which can be slow, full or off without the others (root)")
     parser.add_argument("--seed", type=int, default=None, help="of the choice of nodes (default: some)")
     parser.add_argument("--retry", action="store_true", help="the load retries, whatever the fault")
     parser.add_argument("--load", action="append", default=[], metavar="FLAG", help="one more flag of allezon-load: --load=--cookies=5")

@@ -12,3 +12,10 @@ from running import SHORT
 def test_under_load(fresh_cluster, kind):
     seconds = 24 if SHORT else 14
     run_short(fresh_cluster(gateways=2), kind, seconds, every_s=7 if kind == "stop" else 5)
+
+
+@pytest.mark.skipif(SHORT, reason="what a sanitizer would find here it finds above")
+@pytest.mark.parametrize("kind", ["fds", "full", "power", "blackout"])
+def test_under_load_on_a_machine_that_fails(fresh_cluster, kind):
+    cluster = fresh_cluster(gateways=2, with_disks=kind != "fds")
+    run_short(cluster, kind, 22, every_s=12 if kind in ("fds", "full") else 6)
