@@ -1,33 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "replica/bucket_index.h"
 
+#include <limits>
+
 namespace allezon::replica {
 namespace {
 
 // Replaces `before` by `after` in a sum that leaves the map when it becomes empty.
 template <typename Map>
-void Shift(Map& sums, router::ShardId shard, const Digest& before, const Digest& after) {
-  const auto sum = sums.try_emplace(shard).first;
+void Shift(Map& sums, const typename Map::key_type& key, const Digest& before,
+           const Digest& after) {
+  const auto sum = sums.try_emplace(key).first;
   sum->second.Remove(before);
   sum->second.Add(after);
   if (sum->second.count == 0) sums.erase(sum);
 }
 
 template <typename Map>
-Digest FindIn(const Map& sums, router::ShardId shard) {
-  const auto found = sums.find(shard);
+Digest FindIn(const Map& sums, const typename Map::key_type& key) {
+  const auto found = sums.find(key);
   return found == sums.end() ? Digest{} : found->second;
 }
 
-void Append(router::ShardId shard, int64_t start, const Digest& digest,
-            google::protobuf::RepeatedPtrField<v1::SetDigest>* digests) {
-  if (digest.count == 0) return;
-  v1::SetDigest& added = *digests->Add();
+v1::SetDigest& Append(router::ShardId shard, int64_t start, const Digest& digest,
+                      BucketIndex::SetDigests& digests) {
+  v1::SetDigest& added = *digests.Add();
   added.set_shard(shard);
   added.set_start(start);
   added.set_count(digest.count);
   added.set_sum_low(absl::Uint128Low64(digest.sum));
   added.set_sum_high(absl::Uint128High64(digest.sum));
+  return added;
 }
 
 }  // namespace
@@ -48,9 +51,7 @@ void BucketIndex::Set(int64_t minute, router::ShardId shard, const Bucket& bucke
     shards->second.erase(kept);
     if (shards->second.empty()) minutes_.erase(shards);
   }
-  const auto hour = hours_.try_emplace(HourOf(minute)).first;
-  Shift(hour->second, shard, before, after);
-  if (hour->second.empty()) hours_.erase(hour);
+  Shift(hours_, {shard, HourOf(minute)}, before, after);
   Shift(shards_, shard, before, after);
   event_count_ += after.count - before.count;
 }
@@ -65,8 +66,7 @@ Bucket BucketIndex::Find(int64_t minute, router::ShardId shard) const {
 Digest BucketIndex::ShardDigest(router::ShardId shard) const { return FindIn(shards_, shard); }
 
 Digest BucketIndex::HourDigest(router::ShardId shard, int64_t hour) const {
-  const auto found = hours_.find(hour);
-  return found == hours_.end() ? Digest{} : FindIn(found->second, shard);
+  return FindIn(hours_, {shard, hour});
 }
 
 Digest BucketIndex::MinuteDigest(int64_t minute) const {
@@ -77,20 +77,35 @@ Digest BucketIndex::MinuteDigest(int64_t minute) const {
   return sum;
 }
 
-void BucketIndex::AppendDigests(v1::DigestLevel level, router::ShardId shard, int64_t hour,
-                                google::protobuf::RepeatedPtrField<v1::SetDigest>* digests) const {
-  if (level == v1::DIGEST_LEVEL_SHARD) {
-    Append(shard, 0, ShardDigest(shard), digests);
-  } else if (level == v1::DIGEST_LEVEL_HOUR) {
-    for (const auto& [start, sums] : hours_) Append(shard, start, FindIn(sums, shard), digests);
-  } else if (level == v1::DIGEST_LEVEL_MINUTE && hours_.contains(hour)) {
-    for (auto it = minutes_.lower_bound(hour * 60);
-         it != minutes_.end() && HourOf(it->first) == hour; ++it) {
-      const auto bucket = it->second.find(shard);
-      if (bucket == it->second.end()) continue;
-      Append(shard, it->first, bucket->second.digest, digests);
-      digests->rbegin()->set_newest_accepted_s(bucket->second.newest_accepted_s);
-    }
+void BucketIndex::AppendShard(router::ShardId shard, SetDigests& digests) const {
+  if (const auto found = shards_.find(shard); found != shards_.end()) {
+    Append(shard, 0, found->second, digests);
+  }
+}
+
+size_t BucketIndex::AppendHours(router::ShardId shard, std::optional<int64_t> after, size_t most,
+                                SetDigests& digests) const {
+  auto at = after ? hours_.upper_bound({shard, *after})
+                  : hours_.lower_bound({shard, std::numeric_limits<int64_t>::min()});
+  size_t appended = 0;
+  for (; at != hours_.end() && at->first.first == shard && appended < most; ++at, ++appended) {
+    Append(shard, at->first.second, at->second, digests);
+  }
+  return appended;
+}
+
+void BucketIndex::AppendMinutes(router::ShardId shard, int64_t hour, std::optional<int64_t> after,
+                                size_t most, SetDigests& digests) const {
+  if (!hours_.contains({shard, hour})) return;
+  auto at =
+      after && *after >= hour * 60 ? minutes_.upper_bound(*after) : minutes_.lower_bound(hour * 60);
+  for (size_t appended = 0; at != minutes_.end() && HourOf(at->first) == hour && appended < most;
+       ++at) {
+    const auto bucket = at->second.find(shard);
+    if (bucket == at->second.end()) continue;
+    Append(shard, at->first, bucket->second.digest, digests)
+        .set_newest_accepted_s(bucket->second.newest_accepted_s);
+    ++appended;
   }
 }
 

@@ -4,8 +4,10 @@
 // comparing a replica of any size costs a few look-ups.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
-#include <vector>
+#include <optional>
+#include <utility>
 
 #include "absl/container/btree_map.h"
 #include "absl/container/flat_hash_map.h"
@@ -37,17 +39,21 @@ class BucketIndex {
   // In order; none of the buckets is empty.
   const absl::btree_map<int64_t, Shards>& minutes() const { return minutes_; }
 
-  // Appends the digests of the shard at this level that are not empty, in order of their start;
-  // for minutes, only those of `hour`.
-  void AppendDigests(v1::DigestLevel level, router::ShardId shard, int64_t hour,
-                     google::protobuf::RepeatedPtrField<v1::SetDigest>* digests) const;
+  // Append digests of the shard that are not empty: of the whole shard; of its hours, and of its
+  // minutes in one hour, those after `after` (none: from the first), in order, `most` at most.
+  using SetDigests = google::protobuf::RepeatedPtrField<v1::SetDigest>;
+  void AppendShard(router::ShardId shard, SetDigests& digests) const;
+  // How many were appended.
+  size_t AppendHours(router::ShardId shard, std::optional<int64_t> after, size_t most,
+                     SetDigests& digests) const;
+  void AppendMinutes(router::ShardId shard, int64_t hour, std::optional<int64_t> after, size_t most,
+                     SetDigests& digests) const;
 
  private:
-  using Digests = absl::flat_hash_map<router::ShardId, Digest>;
-
   absl::btree_map<int64_t, Shards> minutes_;
-  absl::btree_map<int64_t, Digests> hours_;
-  Digests shards_;
+  // By shard first, so that a page of one shard's is read without a look at the others.
+  absl::btree_map<std::pair<router::ShardId, int64_t>, Digest> hours_;
+  absl::flat_hash_map<router::ShardId, Digest> shards_;
   uint64_t event_count_ = 0;
 };
 

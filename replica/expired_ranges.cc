@@ -105,8 +105,10 @@ bool ExpiredRanges::Has(int64_t from, int64_t to, const ExpiredMark& mark) const
   return true;
 }
 
-ExpiredRanges::Map::const_iterator ExpiredRanges::After(std::optional<int64_t> from) const {
-  return from ? ranges_.upper_bound(*from) : ranges_.begin();
+ExpiredRanges::Map::const_iterator ExpiredRanges::Beyond(std::optional<int64_t> to) const {
+  if (!to) return ranges_.begin();
+  const auto at = ranges_.lower_bound(*to);
+  return at != ranges_.begin() && std::prev(at)->second.to > *to ? std::prev(at) : at;
 }
 
 ExpiredRanges ExpiredRanges::Touching(int64_t from, int64_t to) const {

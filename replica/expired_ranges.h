@@ -39,8 +39,9 @@ class ExpiredRanges {
   ExpiredMark Find(int64_t minute) const;
   // Whether joining `mark` to [from, to) would change nothing.
   bool Has(int64_t from, int64_t to, const ExpiredMark& mark) const;
-  // The first range that begins after `from`; all where there is none.
-  Map::const_iterator After(std::optional<int64_t> from) const;
+  // The first range that reaches beyond `to`, the end of another one; of all where there is none.
+  // So whoever goes on there passes over nothing, also where that one has grown meanwhile.
+  Map::const_iterator Beyond(std::optional<int64_t> to) const;
   // The ranges that touch [from, to): what Join may change or grow together with.
   ExpiredRanges Touching(int64_t from, int64_t to) const;
   // Puts `now` in the place of `before`, which Touching gave.

@@ -24,6 +24,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/btree_map.h"
+#include "absl/container/btree_set.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/functional/function_ref.h"
@@ -329,6 +330,14 @@ class Store final : public LogReader, public DigestSource {
   // no.
   absl::Status VisitBucket(ShardId shard, int64_t minute, std::string_view after_id,
                            const VisitEvent& visit) const;
+  // Append what has room in a page; of hours or of minutes after `after` (none: from the first).
+  void AppendHours(ShardId shard, std::optional<int64_t> after,
+                   v1::ReadDigestsResponse& response) const;
+  void AppendMinutes(ShardId shard, const absl::btree_set<int64_t>& hours,
+                     std::optional<int64_t> after, v1::ReadDigestsResponse& response) const;
+  // The same of ranges that reach beyond a minute (none: all); false where the page is full.
+  bool AppendExpired(ShardId shard, std::optional<int64_t> beyond, uint32_t since_s,
+                     v1::ReadExpiredResponse& response) const;
   // The log's values for ids of a (shard, minute), in their order; nullopt where there is none.
   absl::StatusOr<std::vector<std::optional<std::string>>> LookUp(ShardId shard, int64_t minute,
                                                                  std::string_view ids) const;

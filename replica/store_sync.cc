@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <array>
+#include <functional>
+#include <utility>
 
 #include "absl/container/btree_set.h"
 #include "absl/strings/str_cat.h"
@@ -17,7 +19,6 @@ namespace {
 constexpr size_t kIdBytes = std::tuple_size_v<EventId>;
 // Of one answer; replica.proto promises them.
 constexpr int kIdsMax = 50'000;
-constexpr int kExpiredMax = 10'000;
 constexpr size_t kPageBytesMax = 1 << 20;
 // Keys that are looked up at once.
 constexpr size_t kLookupsMax = 256;
@@ -41,6 +42,14 @@ absl::Status CheckIds(std::string_view ids) {
   if (ids.size() % kIdBytes == 0 && ids.size() / kIdBytes <= kIdsMax) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("ids have 16 bytes each and are at most ", kIdsMax));
+}
+
+absl::Status CheckMinutes(const std::vector<int64_t>& minutes) {
+  const bool are_ordered =
+      std::adjacent_find(minutes.begin(), minutes.end(), std::greater_equal<>()) == minutes.end();
+  if (are_ordered && minutes.size() <= kMoreMinutesMax + 1) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("minutes are in order, each once, and at most ", kMoreMinutesMax, " more"));
 }
 
 }  // namespace
@@ -77,29 +86,6 @@ absl::Status Store::VisitBucket(ShardId shard, int64_t minute, std::string_view 
   return Checked(it->status(), "reading a minute of a shard");
 }
 
-absl::Status Store::ReadDigests(const v1::ReadDigestsRequest& request,
-                                v1::ReadDigestsResponse& response) const {
-  response.clear_digests();
-  if (request.level() != v1::DIGEST_LEVEL_SHARD && request.level() != v1::DIGEST_LEVEL_HOUR &&
-      request.level() != v1::DIGEST_LEVEL_MINUTE) {
-    return absl::InvalidArgumentError("digests are by shard, hour or minute");
-  }
-  const absl::btree_set<ShardId> shards(request.shards().begin(), request.shards().end());
-  for (const ShardId shard : shards) {
-    if (absl::Status status = CheckRange(shard, {}); !status.ok()) return status;
-  }
-  absl::MutexLock lock(&mutex_);
-  for (const ShardId shard : shards) {
-    buckets_.AppendDigests(request.level(), shard, request.hour(), response.mutable_digests());
-  }
-  response.clear_expired_hashes();
-  if (request.level() != v1::DIGEST_LEVEL_SHARD) return absl::OkStatus();
-  for (const ShardId shard : request.shards()) {
-    response.add_expired_hashes(expired_[shard].hash());
-  }
-  return absl::OkStatus();
-}
-
 absl::Status Store::ReadIds(const v1::ReadIdsRequest& request,
                             v1::ReadIdsResponse& response) const {
   response.Clear();
@@ -127,22 +113,30 @@ absl::Status Store::ReadEvents(const v1::ReadEventsRequest& request,
   absl::Status status = CheckRange(request.shard(), request.after_id());
   if (!status.ok()) return status;
   if (!request.ids().empty()) return ReadEventsById(request, response);
+  std::vector<int64_t> minutes = {request.minute()};
+  minutes.insert(minutes.end(), request.more_minutes().begin(), request.more_minutes().end());
+  if (absl::Status s = CheckMinutes(minutes); !s.ok()) return s;
+  std::string_view after_id = request.after_id();
   size_t bytes = 0;
   v1::Tag scratch;
-  absl::Status appended;
-  status = VisitBucket(request.shard(), request.minute(), request.after_id(),
-                       [&](const ParsedLogKey& key, const ParsedLogValue& value) {
-                         if (bytes >= kPageBytesMax) {
-                           response.set_has_more(true);
-                           return false;
-                         }
-                         const auto size =
-                             AppendEvent(request.shard(), key.event_id, value, scratch, response);
-                         if (!size.ok()) appended = size.status();
-                         bytes += size.value_or(0);
-                         return size.ok();
-                       });
-  return status.ok() ? appended : status;
+  for (const int64_t minute : minutes) {
+    absl::Status appended;
+    status = VisitBucket(request.shard(), minute, std::exchange(after_id, {}),
+                         [&](const ParsedLogKey& key, const ParsedLogValue& value) {
+                           if (bytes >= kPageBytesMax) {
+                             response.set_has_more(true);
+                             return false;
+                           }
+                           const auto size =
+                               AppendEvent(request.shard(), key.event_id, value, scratch, response);
+                           if (!size.ok()) appended = size.status();
+                           bytes += size.value_or(0);
+                           return size.ok();
+                         });
+    if (status.ok()) status = appended;
+    if (!status.ok() || response.has_more()) return status;
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Store::ReadEventsById(const v1::ReadEventsRequest& request,
@@ -271,39 +265,6 @@ absl::StatusOr<std::shared_ptr<const router::Event>> Store::FindByKey(ShardId sh
   event->time_ms = entry->time_ms;
   event->tag = std::string(entry->tag);
   return event;
-}
-
-absl::Status Store::ReadExpired(const v1::ReadExpiredRequest& request,
-                                v1::ReadExpiredResponse& response) const {
-  response.Clear();
-  const absl::btree_set<ShardId> shards(request.shards().begin(), request.shards().end());
-  for (const ShardId shard : shards) {
-    if (absl::Status status = CheckRange(shard, {}); !status.ok()) return status;
-  }
-  absl::MutexLock lock(&mutex_);
-  for (const ShardId shard : shards) {
-    std::optional<int64_t> after;
-    if (request.has_after()) {
-      if (shard < request.after().shard()) continue;
-      if (shard == request.after().shard()) after = request.after().from_minute();
-    }
-    const ExpiredRanges::Map& ranges = expired_[shard].ranges();
-    for (auto at = expired_[shard].After(after); at != ranges.end(); ++at) {
-      if (at->second.mark.expired_at_s < request.since_s()) continue;
-      if (response.ranges_size() == kExpiredMax) {
-        response.set_has_more(true);
-        return absl::OkStatus();
-      }
-      v1::ExpiredRange& range = *response.add_ranges();
-      range.set_shard(shard);
-      range.set_from_minute(at->first);
-      range.set_to_minute(at->second.to);
-      range.set_through_s(at->second.mark.through_s);
-      range.set_removed_through_s(at->second.mark.removed_through_s);
-      range.set_expired_at_s(at->second.mark.expired_at_s);
-    }
-  }
-  return absl::OkStatus();
 }
 
 absl::StatusOr<std::vector<uint32_t>> Store::ReadNewest(

@@ -118,29 +118,54 @@ absl::StatusOr<SyncSession::Next> SyncSession::TookExpired(v1::ReadExpiredRespon
 
 SyncSession::Next SyncSession::AskConfirm() {
   if (unconfirmed_.empty()) return {};
-  return AskDigests(Step::kConfirm, v1::DIGEST_LEVEL_SHARD, {}, 0);
+  return AskDigests(Step::kConfirm, DigestsOf(v1::DIGEST_LEVEL_SHARD, {}));
 }
 
 // --- digests ---
 
-SyncSession::Next SyncSession::AskDigests(Step step, v1::DigestLevel level,
-                                          absl::Span<const ShardId> shards, int64_t hour) {
-  step_ = step;
+absl::Status SyncSession::Page::Took(const v1::ReadDigestsResponse& response) {
+  has_more = response.has_more();
+  const auto& digests = response.digests();
+  const bool goes_on = digests.empty() ? !has_more : !after || digests.begin()->start() > *after;
+  if (!goes_on) return absl::InternalError("a peer's digests do not go on");
+  if (!digests.empty()) after = digests.rbegin()->start();
+  return absl::OkStatus();
+}
+
+v1::ReadDigestsRequest SyncSession::DigestsOf(v1::DigestLevel level,
+                                              absl::Span<const ShardId> shards) const {
   v1::ReadDigestsRequest request;
   request.set_placement_version(placement_version_);
   request.set_level(level);
   request.mutable_shards()->Add(shards.begin(), shards.end());
-  request.set_hour(hour);
+  return request;
+}
+
+SyncSession::Next SyncSession::AskDigests(Step step, v1::ReadDigestsRequest request) {
+  step_ = step;
+  const std::optional<int64_t> after = step == Step::kHours     ? hour_page_.after
+                                       : step == Step::kMinutes ? minute_page_.after
+                                                                : std::nullopt;
+  if (after) {
+    request.mutable_after()->set_shard(shards_.front());
+    request.mutable_after()->set_start(*after);
+  }
   return PeerRequest(std::move(request));
 }
 
 SyncSession::Next SyncSession::AskShards(Instant now) {
   begun_ = now;
-  return AskDigests(Step::kShards, v1::DIGEST_LEVEL_SHARD, scope_.shards, 0);
+  return AskDigests(Step::kShards, DigestsOf(v1::DIGEST_LEVEL_SHARD, scope_.shards));
+}
+
+SyncSession::Next SyncSession::AskHours() {
+  return AskDigests(Step::kHours, DigestsOf(v1::DIGEST_LEVEL_HOUR, {shards_.front()}));
 }
 
 SyncSession::Next SyncSession::AskMinutes() {
-  return AskDigests(Step::kMinutes, v1::DIGEST_LEVEL_MINUTE, {shards_.front()}, hours_.front());
+  v1::ReadDigestsRequest request = DigestsOf(v1::DIGEST_LEVEL_MINUTE, {shards_.front()});
+  request.mutable_hours()->Add(asked_hours_.begin(), asked_hours_.end());
+  return AskDigests(Step::kMinutes, std::move(request));
 }
 
 absl::StatusOr<SyncSession::Next> SyncSession::TookDigests(
@@ -153,20 +178,7 @@ absl::StatusOr<SyncSession::Next> SyncSession::TookDigests(
     return Next();
   }
   if (step_ == Step::kShards) return TookShardDigests(response);
-  if (step_ == Step::kHours) {
-    for (const v1::SetDigest& theirs : response.digests()) {
-      if (has_rows_of(shards_.front()) ||
-          !SameSet(theirs, digests_.HourDigest(shards_.front(), theirs.start()))) {
-        hours_.push_back(theirs.start());
-      }
-    }
-    return hours_.empty() ? NextMinute() : AskMinutes();
-  }
-  TookMinuteDigests(response);
-  hours_.pop_front();
-  after_.clear();
-  if (minutes_.empty()) return NextMinute();
-  return minutes_.front().whole ? AskEvents() : AskIds();
+  return step_ == Step::kHours ? TookHourDigests(response) : TookMinuteDigests(response);
 }
 
 absl::StatusOr<SyncSession::Next> SyncSession::TookShardDigests(
@@ -197,7 +209,21 @@ absl::StatusOr<SyncSession::Next> SyncSession::TookShardDigests(
   return NextShard();
 }
 
-void SyncSession::TookMinuteDigests(const v1::ReadDigestsResponse& response) {
+absl::StatusOr<SyncSession::Next> SyncSession::TookHourDigests(
+    const v1::ReadDigestsResponse& response) {
+  if (absl::Status status = hour_page_.Took(response); !status.ok()) return status;
+  for (const v1::SetDigest& theirs : response.digests()) {
+    if (has_rows_of(shards_.front()) ||
+        !SameSet(theirs, digests_.HourDigest(shards_.front(), theirs.start()))) {
+      hours_.push_back(theirs.start());
+    }
+  }
+  return NextHours();
+}
+
+absl::StatusOr<SyncSession::Next> SyncSession::TookMinuteDigests(
+    const v1::ReadDigestsResponse& response) {
+  if (absl::Status status = minute_page_.Took(response); !status.ok()) return status;
   const ShardId shard = shards_.front();
   for (const v1::SetDigest& theirs : response.digests()) {
     const Digest own = digests_.MinuteDigest(shard, theirs.start());
@@ -215,6 +241,7 @@ void SyncSession::TookMinuteDigests(const v1::ReadDigestsResponse& response) {
         !same && expired_through_s == 0 && theirs.count() > kWholeMinuteRatio * own.count;
     minutes_.push_back({theirs.start(), whole});
   }
+  return AskInMinute();
 }
 
 // --- ids and events ---
@@ -252,6 +279,11 @@ SyncSession::Next SyncSession::AskEvents() {
   if (minutes_.front().whole) {
     step_ = Step::kAllEvents;
     request.set_after_id(after_);
+    // Whoever sends tags from many minutes has few in each, which are not asked for one by one.
+    for (size_t i = 1; i < minutes_.size() && minutes_[i].whole && i <= kMoreMinutesMax; ++i) {
+      request.add_more_minutes(minutes_[i].minute);
+    }
+    asked_minutes_ = 1 + static_cast<size_t>(request.more_minutes_size());
   } else {
     step_ = Step::kEventsById;
     request.set_ids(missing_);
@@ -259,7 +291,25 @@ SyncSession::Next SyncSession::AskEvents() {
   return PeerRequest(std::move(request));
 }
 
-SyncSession::Next SyncSession::TookEvents(v1::ReadEventsResponse& response) {
+// Leaves the minute to go on in, or the last one, as the first.
+absl::Status SyncSession::TookWholeMinutes(const v1::ReadEventsResponse& response) {
+  if (!has_more_) {
+    minutes_.erase(minutes_.begin(), minutes_.begin() + static_cast<ptrdiff_t>(asked_minutes_) - 1);
+    return absl::OkStatus();
+  }
+  const v1::Event& last = *response.events().rbegin();
+  const int64_t minute = router::MinuteOf(last.time_ms());
+  for (; asked_minutes_ > 1 && minutes_.front().minute < minute; --asked_minutes_) {
+    minutes_.pop_front();
+  }
+  if (minutes_.front().minute != minute) {
+    return absl::InternalError("a peer's event is of a minute that was not asked for");
+  }
+  after_ = last.id();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<SyncSession::Next> SyncSession::TookEvents(v1::ReadEventsResponse& response) {
   has_more_ = response.has_more() && !response.events().empty();
   if (step_ == Step::kEventsById) {
     // Those up to the last one were looked at; what is not there any more was taken by retention.
@@ -269,8 +319,8 @@ SyncSession::Next SyncSession::TookEvents(v1::ReadEventsResponse& response) {
       if (last != std::string::npos) looked_at = last + kIdBytes;
     }
     missing_.erase(0, looked_at);
-  } else if (!response.events().empty()) {
-    after_ = response.events().rbegin()->id();
+  } else if (absl::Status status = TookWholeMinutes(response); !status.ok()) {
+    return status;
   }
   if (response.events().empty()) return Stored("");
   events_ += response.events().size();
@@ -280,12 +330,28 @@ SyncSession::Next SyncSession::TookEvents(v1::ReadEventsResponse& response) {
   return StorageRequest(std::move(store));
 }
 
-SyncSession::Next SyncSession::NextMinute() {
-  if (!minutes_.empty()) minutes_.pop_front();
+SyncSession::Next SyncSession::AskInMinute() {
   after_.clear();
   missing_.clear();
-  if (!minutes_.empty()) return minutes_.front().whole ? AskEvents() : AskIds();
-  if (!hours_.empty()) return AskMinutes();
+  if (minutes_.empty()) return NextHours();
+  return minutes_.front().whole ? AskEvents() : AskIds();
+}
+
+SyncSession::Next SyncSession::NextMinute() {
+  minutes_.pop_front();
+  return AskInMinute();
+}
+
+SyncSession::Next SyncSession::NextHours() {
+  if (minute_page_.has_more) return AskMinutes();
+  minute_page_ = {};
+  asked_hours_.clear();
+  while (!hours_.empty() && asked_hours_.size() < kDigestHoursMax) {
+    asked_hours_.push_back(hours_.front());
+    hours_.pop_front();
+  }
+  if (!asked_hours_.empty()) return AskMinutes();
+  if (hour_page_.has_more) return AskHours();
   return has_rows_of(shards_.front()) ? AskRows() : EndShard();
 }
 
@@ -322,8 +388,9 @@ SyncSession::Next SyncSession::EndShard() {
 
 SyncSession::Next SyncSession::NextShard() {
   after_.clear();
+  hour_page_ = {};
   if (shards_.empty()) return expired_of_.empty() ? AskConfirm() : AskExpired();
-  return AskDigests(Step::kHours, v1::DIGEST_LEVEL_HOUR, {shards_.front()}, 0);
+  return AskHours();
 }
 
 }  // namespace allezon::replica

@@ -86,24 +86,31 @@ class SyncSession {
   };
 
   Next AskExpired();
-  Next AskDigests(Step step, v1::DigestLevel level, absl::Span<const ShardId> shards, int64_t hour);
+  v1::ReadDigestsRequest DigestsOf(v1::DigestLevel level, absl::Span<const ShardId> shards) const;
+  Next AskDigests(Step step, v1::ReadDigestsRequest request);
   Next AskShards(Instant now);
+  Next AskHours();
   Next AskMinutes();
   Next AskIds();
   Next AskEvents();
   Next AskRows();
-  // Goes on with the next minute, hour, rows or shard.
+  // Asks for ids or events of the first minute; where there is none, goes on.
+  Next AskInMinute();
+  // Goes on with the next minute; page of minutes or hours, rows or shard.
   Next NextMinute();
+  Next NextHours();
   Next EndShard();
   Next NextShard();
   Next AskConfirm();
 
   absl::StatusOr<Next> TookDigests(const v1::ReadDigestsResponse& response);
   absl::StatusOr<Next> TookShardDigests(const v1::ReadDigestsResponse& response);
-  void TookMinuteDigests(const v1::ReadDigestsResponse& response);
+  absl::StatusOr<Next> TookHourDigests(const v1::ReadDigestsResponse& response);
+  absl::StatusOr<Next> TookMinuteDigests(const v1::ReadDigestsResponse& response);
   absl::StatusOr<Next> TookExpired(v1::ReadExpiredResponse& response);
   Next TookIds(v1::ReadIdsResponse& response);
-  Next TookEvents(v1::ReadEventsResponse& response);
+  absl::StatusOr<Next> TookEvents(v1::ReadEventsResponse& response);
+  absl::Status TookWholeMinutes(const v1::ReadEventsResponse& response);
   absl::StatusOr<Next> TookRows(v1::ReadRowsResponse& response);
 
   const uint64_t placement_version_;
@@ -114,15 +121,29 @@ class SyncSession {
   Instant begun_ = kNever;
   uint64_t incarnation_ = 0;
   Received received_;
+  // Digests of the shard under way, a page at a time: what differs in a page is pulled before the
+  // next one is asked for. So a session holds no more than a page, however many there are; and
+  // whatever the peer held at `begun` is in a page still to come or was looked at.
+  struct Page {
+    std::optional<int64_t> after;  // the start of the last digest that was looked at
+    bool has_more = false;
+
+    // Notes an answer; kInternal where it does not go on behind the last one.
+    absl::Status Took(const v1::ReadDigestsResponse& response);
+  };
   std::deque<ShardId> shards_;  // still to be looked into, the first one is under way
-  std::deque<int64_t> hours_;   // of that shard
+  std::deque<int64_t> hours_;   // of the page, that differ and were not asked about
+  Page hour_page_;
+  std::vector<int64_t> asked_hours_;  // whose minutes are asked for
+  Page minute_page_;
   struct Minute {
     int64_t minute = 0;
     bool whole = false;  // little of it is here: events are pulled without a look at ids
   };
-  std::deque<Minute> minutes_;
-  std::string after_;    // the last id, event id or row key that was looked at
-  std::string missing_;  // ids of events to ask for
+  std::deque<Minute> minutes_;  // of the page, that differ
+  size_t asked_minutes_ = 0;    // how many of them were asked for at once, with all events
+  std::string after_;           // the last id, event id or row key that was looked at
+  std::string missing_;         // ids of events to ask for
   bool has_more_ = false;
   bool has_more_ids_ = false;
   std::string ids_end_;              // the last id of the page that missing_ is of

@@ -93,6 +93,11 @@ struct CoreOptions {
   Instant late_max_us = 500'000;
 };
 
+// Hours whose minutes a peer is asked about at once: they fit a page of digests (replica.proto).
+inline constexpr int kDigestHoursMax = 32;
+// Minutes beyond the first whose events a peer is asked for at once, all of them.
+inline constexpr int kMoreMinutesMax = 1'000;
+
 // What this node's own set is, as of now; what was committed is in it.
 class DigestSource {
  public:

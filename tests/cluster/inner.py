@@ -18,9 +18,7 @@ SERVICES = {
     "aggregate_replica": ("AggregateReplicaService", ("ScanMinutes",)),
 }
 MODULES = {method: (module, service) for module, (service, methods) in SERVICES.items() for method in methods}
-# A digest of every hour that a shard ever held is one answer.
-OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1),
-           ("grpc.min_reconnect_backoff_ms", 200), ("grpc.max_reconnect_backoff_ms", 500))
+OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.min_reconnect_backoff_ms", 200), ("grpc.max_reconnect_backoff_ms", 500))
 
 
 class WrongNode(Exception):

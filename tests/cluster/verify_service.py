@@ -94,12 +94,20 @@ class Service:
         held = {id_: [shard for shard in shards if id_ in self.placement.replicas[shard]] for id_ in self.nodes}
         level_ = grpc_api.messages("replica").DigestLevel.Value(f"DIGEST_LEVEL_{level}")
         answers = self.ask({
-            id_: lambda node, of=of: node.call("ReadDigests", TIMEOUT_S, level=level_, shards=of, hour=hour)
+            id_: lambda node, of=of: read_digests(node, level_, of, [hour])
             for id_, of in held.items() if of})
-        digests = {id_: {(d.shard, d.start): (d.count, d.sum_low | d.sum_high << 64) for d in answer.digests}
-                   for id_, answer in answers.items()}
-        expired = {id_: dict(zip(held[id_], answer.expired_hashes)) for id_, answer in answers.items()}
+        digests = {id_: {(d.shard, d.start): (d.count, d.sum_low | d.sum_high << 64) for page in pages for d in page.digests}
+                   for id_, pages in answers.items()}
+        expired = {id_: dict(zip(held[id_], pages[0].expired_hashes)) for id_, pages in answers.items()}
         return digests, expired
+
+
+def read_digests(node, level, shards, hours):
+    """The answers, page after page."""
+    pages = [node.call("ReadDigests", TIMEOUT_S, level=level, shards=shards, hours=hours)]
+    while pages[-1].has_more:
+        pages.append(node.call("ReadDigests", TIMEOUT_S, level=level, shards=shards, hours=hours, after=pages[-1].digests[-1]))
+    return pages
 
 
 def read_ids(node, shard, minute):

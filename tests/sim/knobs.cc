@@ -97,6 +97,8 @@ void DrawDisks(Random& random, Knobs& knobs) {
   const auto page = [&](int low, int high) {
     return static_cast<int>(random.Chance(0.5) ? 1'000 : random.Between(low, high));
   };
+  knobs.pages.hours = page(1, 3);
+  knobs.pages.minutes = page(10, 40);
   knobs.pages.ids = page(20, 100);
   knobs.pages.events = page(10, 100);
   knobs.pages.rows = page(100, 300);

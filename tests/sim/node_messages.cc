@@ -147,7 +147,7 @@ void SimNode::OnCall(std::shared_ptr<const replica::PeerRequest> request, CallRe
     return world_.After(ReadDelay(), [this, process = process_, request, digests, response,
                                       reply = std::move(reply)] {
       Input(process, [this, request, digests, response, reply] {
-        ReadDigests(disk_.store(), *digests, *response);
+        ReadDigests(disk_.store(), *digests, cluster_.knobs.pages, *response);
         reply(absl::OkStatus(), *response);
       });
     });

@@ -4,6 +4,9 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <optional>
+#include <set>
+#include <utility>
 
 namespace allezon::sim {
 namespace {
@@ -267,26 +270,32 @@ bool SimStore::HasExpired(const v1::ExpiredRange& range) const {
 
 uint64_t SimStore::ExpiredHash(ShardId shard) const { return shards_[shard].expired.hash(); }
 
-void ReadDigests(const SimStore& store, const v1::ReadDigestsRequest& request,
+void ReadDigests(const SimStore& store, const v1::ReadDigestsRequest& request, const Pages& pages,
                  v1::ReadDigestsResponse& response) {
-  for (const ShardId shard : request.shards()) {
-    if (request.level() == v1::DIGEST_LEVEL_SHARD) {
+  if (request.level() == v1::DIGEST_LEVEL_SHARD) {
+    for (const ShardId shard : request.shards()) {
       AddDigest(shard, 0, store.ShardDigest(shard), response);
       response.add_expired_hashes(store.ExpiredHash(shard));
-      continue;
     }
-    int64_t last_hour = std::numeric_limits<int64_t>::min();
-    for (const auto& [start, minute] : store.minutes(shard)) {
-      const int64_t hour = HourOf(start);
-      if (request.level() == v1::DIGEST_LEVEL_MINUTE) {
-        if (hour != request.hour()) continue;
-        v1::SetDigest* const added = AddDigest(shard, start, minute.digest, response);
-        if (added != nullptr) added->set_newest_accepted_s(minute.newest_accepted_s);
-      } else if (hour != last_hour) {
-        AddDigest(shard, hour, store.HourDigest(shard, hour), response);
-        last_hour = hour;
-      }
+    return;
+  }
+  const bool of_hours = request.level() == v1::DIGEST_LEVEL_HOUR;
+  const std::set<int64_t> hours(request.hours().begin(), request.hours().end());
+  // Sessions ask about one shard at a time.
+  const ShardId shard = request.shards(0);
+  std::optional<int64_t> after;
+  if (request.has_after()) after = request.after().start();
+  for (const auto& [start, minute] : store.minutes(shard)) {
+    const int64_t hour = HourOf(start);
+    if (after && (of_hours ? hour : start) <= *after) continue;
+    if (!of_hours && !hours.contains(hour)) continue;
+    if (response.digests_size() == (of_hours ? pages.hours : pages.minutes)) {
+      return response.set_has_more(true);
     }
+    const replica::Digest digest = of_hours ? store.HourDigest(shard, hour) : minute.digest;
+    after = of_hours ? hour : start;
+    v1::SetDigest* const added = AddDigest(shard, *after, digest, response);
+    if (!of_hours && added != nullptr) added->set_newest_accepted_s(minute.newest_accepted_s);
   }
 }
 
@@ -311,15 +320,20 @@ v1::ReadEventsResponse ReadEvents(const SimStore& store, const v1::ReadEventsReq
                                   const Pages& pages) {
   v1::ReadEventsResponse response;
   if (request.ids().empty()) {
-    VisitAfter(store, request.shard(), request.minute(), request.after_id(),
-               [&](const EventRef& event) {
-                 if (response.events_size() == pages.events) {
-                   response.set_has_more(true);
-                   return false;
-                 }
-                 *response.add_events() = ToProto(event);
-                 return true;
-               });
+    std::string_view after = request.after_id();
+    std::vector<int64_t> minutes = {request.minute()};
+    minutes.insert(minutes.end(), request.more_minutes().begin(), request.more_minutes().end());
+    for (const int64_t minute : minutes) {
+      VisitAfter(store, request.shard(), minute, std::exchange(after, {}),
+                 [&](const EventRef& event) {
+                   if (response.events_size() == pages.events) {
+                     response.set_has_more(true);
+                     return false;
+                   }
+                   *response.add_events() = ToProto(event);
+                   return true;
+                 });
+    }
     return response;
   }
   for (size_t at = 0; at + kIdBytes <= request.ids().size(); at += kIdBytes) {
@@ -340,13 +354,13 @@ v1::ReadExpiredResponse ReadExpired(const SimStore& store, const v1::ReadExpired
   std::vector<ShardId> shards(request.shards().begin(), request.shards().end());
   std::sort(shards.begin(), shards.end());
   for (const ShardId shard : shards) {
-    std::optional<int64_t> after;
+    std::optional<int64_t> beyond;
     if (request.has_after()) {
       if (shard < request.after().shard()) continue;
-      if (shard == request.after().shard()) after = request.after().from_minute();
+      if (shard == request.after().shard()) beyond = request.after().to_minute();
     }
     const replica::ExpiredRanges& records = store.expired(shard);
-    for (auto at = records.After(after); at != records.ranges().end(); ++at) {
+    for (auto at = records.Beyond(beyond); at != records.ranges().end(); ++at) {
       const auto& [from, record] = *at;
       if (record.mark.expired_at_s < request.since_s()) continue;
       if (response.ranges_size() == pages.expired) {

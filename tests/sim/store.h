@@ -123,6 +123,8 @@ class SimStore : public replica::DigestSource {
 
 // What of an answer to a peer is one page.
 struct Pages {
+  int hours = 1'000;  // digests of them
+  int minutes = 1'000;
   int ids = 1'000;
   int events = 1'000;
   int rows = 1'000;
@@ -131,7 +133,7 @@ struct Pages {
 };
 
 // Answers what a peer reads of the set.
-void ReadDigests(const SimStore& store, const v1::ReadDigestsRequest& request,
+void ReadDigests(const SimStore& store, const v1::ReadDigestsRequest& request, const Pages& pages,
                  v1::ReadDigestsResponse& response);
 v1::ReadIdsResponse ReadIds(const SimStore& store, const v1::ReadIdsRequest& request,
                             const Pages& pages);

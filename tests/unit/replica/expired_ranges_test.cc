@@ -60,5 +60,20 @@ TEST(ExpiredRanges, HaveTheSameHashWhateverTheOrder) {
   EXPECT_EQ(a.ranges().size(), 2u);
 }
 
+TEST(ExpiredRanges, WhoGoesOnBehindARangeThatHasGrownPassesOverNothing) {
+  ExpiredRanges ranges;
+  EXPECT_EQ(ranges.Beyond({}), ranges.ranges().end());
+  ranges.Join(0, 10, {1, 1, 1});
+  ranges.Join(10, 20, {2, 2, 2});
+  ranges.Join(30, 40, {1, 1, 1});
+  EXPECT_EQ(ranges.Beyond({})->first, 0);
+  EXPECT_EQ(ranges.Beyond(10)->first, 10);
+  EXPECT_EQ(ranges.Beyond(20)->first, 30);
+  EXPECT_EQ(ranges.Beyond(40), ranges.ranges().end());
+  // Now [0, 20) is one range, of which the half was told.
+  ranges.Join(0, 10, {2, 2, 2});
+  EXPECT_EQ(ranges.Beyond(10)->first, 0);
+}
+
 }  // namespace
 }  // namespace allezon::replica

@@ -45,7 +45,8 @@ class Replica {
     EXPECT_TRUE(peer.ReadDigests(request, hours).ok());
     for (const v1::SetDigest& hour : hours.digests()) {
       request.set_level(v1::DIGEST_LEVEL_MINUTE);
-      request.set_hour(hour.start());
+      request.clear_hours();
+      request.add_hours(hour.start());
       request.clear_shards();
       request.add_shards(hour.shard());
       v1::ReadDigestsResponse minutes;

@@ -5,6 +5,8 @@
 #include <gtest/gtest.h>
 
 #include <map>
+#include <numeric>
+#include <optional>
 #include <set>
 #include <thread>
 
@@ -33,11 +35,13 @@ class StoreSyncTest : public testing::Test {
   }
 
   v1::ReadDigestsResponse Digests(v1::DigestLevel level, std::vector<uint32_t> shards,
-                                  int64_t hour = 0) {
+                                  std::vector<int64_t> hours = {},
+                                  std::optional<v1::SetDigest> after = {}) {
     v1::ReadDigestsRequest request;
     request.set_level(level);
     request.mutable_shards()->Assign(shards.begin(), shards.end());
-    request.set_hour(hour);
+    request.mutable_hours()->Assign(hours.begin(), hours.end());
+    if (after) *request.mutable_after() = *after;
     v1::ReadDigestsResponse response;
     const absl::Status status = store_->ReadDigests(request, response);
     EXPECT_TRUE(status.ok()) << status;
@@ -91,20 +95,65 @@ TEST_F(StoreSyncTest, DigestsOfEveryLevelAreThoseOfTheLogAlsoAfterAReopen) {
     for (const auto& [key, digest] : by_minute) {
       EXPECT_EQ(store_->MinuteDigest(key.first, key.second), digest);
     }
-    std::vector<std::pair<ShardId, int64_t>> of_hour;
+    std::vector<std::pair<ShardId, int64_t>> of_hours;
     for (const auto& [key, digest] : by_minute) {
-      if (BucketIndex::HourOf(key.second) == 1) of_hour.push_back(key);
+      const int64_t hour = BucketIndex::HourOf(key.second);
+      if (hour == 1 || hour == -2) of_hours.push_back(key);
     }
     std::vector<std::pair<ShardId, int64_t>> got;
-    const auto response = Digests(v1::DIGEST_LEVEL_MINUTE, all_shards, 1);
+    const auto response = Digests(v1::DIGEST_LEVEL_MINUTE, all_shards, {1, -2});
     for (const v1::SetDigest& digest : response.digests()) {
       got.emplace_back(digest.shard(), digest.start());
       check(digest, by_minute[got.back()]);
     }
-    EXPECT_EQ(got, of_hour);
-    EXPECT_EQ(Digests(v1::DIGEST_LEVEL_MINUTE, all_shards, 17).digests_size(), 0);
+    EXPECT_EQ(got, of_hours);
+    EXPECT_EQ(Digests(v1::DIGEST_LEVEL_MINUTE, all_shards, {17}).digests_size(), 0);
     Reopen();
   }
+}
+
+// How many hours and minutes there are, whoever sends tags decides.
+TEST_F(StoreSyncTest, DigestsOfHoursAndMinutesComeInPages) {
+  Entries entries;
+  for (int i = 0; i < 2'500; ++i) entries.Add("c", i * 60 * router::kMinuteMs);
+  for (int i = 1; i < 32 * 60; ++i) entries.Add("c", i * router::kMinuteMs);
+  for (int i = 0; i < 32 * 60; ++i) entries.Add("another", i * router::kMinuteMs);
+  ASSERT_TRUE(store_->Commit(entries.all()).ok());
+  const ShardId one = entries.all().front().shard, other = entries.all().back().shard;
+  ASSERT_NE(one, other);
+  std::vector<int64_t> hours(32);
+  std::iota(hours.begin(), hours.end(), 0);
+  const auto pages_of = [&](v1::DigestLevel level, const std::vector<int64_t>& of) {
+    std::vector<int> sizes;
+    std::map<std::pair<ShardId, int64_t>, uint64_t> counts;
+    std::optional<v1::SetDigest> after;
+    bool has_more = true;
+    while (has_more) {
+      const v1::ReadDigestsResponse page = Digests(level, {one, other}, of, after);
+      sizes.push_back(page.digests_size());
+      for (const v1::SetDigest& digest : page.digests()) {
+        EXPECT_TRUE(
+            counts.emplace(std::pair(digest.shard(), digest.start()), digest.count()).second);
+        after = digest;
+      }
+      has_more = page.has_more();
+    }
+    return std::pair(sizes, counts);
+  };
+  const auto [sizes, by_hour] = pages_of(v1::DIGEST_LEVEL_HOUR, {});
+  EXPECT_THAT(sizes, ElementsAre(2'000, 532));
+  EXPECT_EQ(by_hour.at({one, 2'499}), 1u);
+  EXPECT_EQ(by_hour.at({one, 17}), 60u + 1);
+  EXPECT_EQ(by_hour.at({other, 31}), 60u);
+  const auto [minute_sizes, by_minute] = pages_of(v1::DIGEST_LEVEL_MINUTE, hours);
+  EXPECT_THAT(minute_sizes, ElementsAre(2'000, 1'840));
+  EXPECT_EQ(by_minute.size(), 2u * 32 * 60);
+  hours.push_back(32);
+  v1::ReadDigestsRequest request;
+  request.set_level(v1::DIGEST_LEVEL_MINUTE);
+  request.mutable_hours()->Assign(hours.begin(), hours.end());
+  v1::ReadDigestsResponse response;
+  EXPECT_EQ(store_->ReadDigests(request, response).code(), absl::StatusCode::kInvalidArgument);
 }
 
 TEST_F(StoreSyncTest, RequestsThatNameNothingThatExistsAreRefused) {
@@ -329,6 +378,47 @@ TEST_F(StoreSyncTest, WhatRetentionExpiredComesInPagesAndByWhenItWasDecided) {
   EXPECT_NE(store_->ExpiredHash(1), store_->ExpiredHash(0));
 }
 
+TEST_F(StoreSyncTest, EventsOfSeveralMinutesComeInOrderAndInPages) {
+  Entries entries;
+  const std::string cookie(2'000, 'c');
+  for (int i = 0; i < 3'000; ++i) entries.Add(cookie, (i % 300) * 2 * router::kMinuteMs + i);
+  ASSERT_TRUE(store_->Commit(entries.all()).ok());
+  v1::ReadEventsRequest request;
+  request.set_shard(entries.all().front().shard);
+  request.set_minute(-5);
+  for (int minute = 0; minute < 400; ++minute) request.add_more_minutes(minute);
+  std::vector<std::pair<int64_t, std::string>> found, want;
+  for (const LogEntry& entry : entries.all()) {
+    if (entry.minute < 400) want.emplace_back(entry.minute, IdOf(entry));
+  }
+  std::sort(want.begin(), want.end());
+  int pages = 0;
+  v1::ReadEventsResponse response;
+  do {
+    ASSERT_TRUE(store_->ReadEvents(request, response).ok());
+    ASSERT_LT(++pages, 100);
+    for (const v1::Event& event : response.events()) {
+      found.emplace_back(router::MinuteOf(event.time_ms()), event.id());
+    }
+    request.set_minute(found.back().first);
+    request.set_after_id(found.back().second);
+    request.clear_more_minutes();
+    for (int64_t minute = found.back().first + 1; minute < 400; ++minute) {
+      request.add_more_minutes(minute);
+    }
+  } while (response.has_more());
+  EXPECT_EQ(found, want);
+  EXPECT_GE(pages, 4) << "an answer has about 1 MiB";
+  for (const auto& wrong : std::vector<std::vector<int64_t>>{{1}, {3, 2}, {3, 3}}) {
+    request.set_minute(1);
+    request.mutable_more_minutes()->Assign(wrong.begin(), wrong.end());
+    EXPECT_EQ(store_->ReadEvents(request, response).code(), absl::StatusCode::kInvalidArgument);
+  }
+  request.clear_more_minutes();
+  for (int minute = 2; minute < 1'003; ++minute) request.add_more_minutes(minute);
+  EXPECT_EQ(store_->ReadEvents(request, response).code(), absl::StatusCode::kInvalidArgument);
+}
+
 TEST_F(StoreSyncTest, TheNewestAcceptanceOfABucketIsTold) {
   Entries entries;
   const LogEntry entry = entries.Add("c", 1, "", 700);
@@ -341,7 +431,7 @@ TEST_F(StoreSyncTest, TheNewestAcceptanceOfABucketIsTold) {
   const auto newest = store_->ReadNewest(request);
   ASSERT_TRUE(newest.ok()) << newest.status();
   EXPECT_THAT(*newest, ElementsAre(700, 0));
-  const auto digests = Digests(v1::DIGEST_LEVEL_MINUTE, {entry.shard}, 0);
+  const auto digests = Digests(v1::DIGEST_LEVEL_MINUTE, {entry.shard}, {0});
   ASSERT_EQ(digests.digests_size(), 1);
   EXPECT_EQ(digests.digests(0).newest_accepted_s(), 700u);
 }
