@@ -301,8 +301,8 @@ class Store final : public LogReader, public DigestSource {
   void NoteUnsaved(const Staged& staged);
   // Saves digests of minutes that are quiet; whether there are more.
   bool SaveQuietDigests();
-  // REQUIRES: the minute is unsaved.
-  absl::Status SaveDigests(int64_t minute);
+  // With one write. REQUIRES: they are unsaved.
+  absl::Status SaveDigests(absl::Span<const int64_t> minutes);
   void SaveAllDigests();
   // Whether the disk has so much, if it can be asked.
   bool HasRoom(uint64_t bytes) const;
@@ -320,6 +320,7 @@ class Store final : public LogReader, public DigestSource {
   void StageExpiredLog(Expiring& expiring, rocksdb::WriteBatch& batch) const;
   void StageExpiredRecords(const std::vector<v1::ExpiredRange>& ranges, Expiring& expiring,
                            rocksdb::WriteBatch& batch) const;
+  void AppendBuckets(const v1::ExpiredRange& range, std::vector<PlannedBucket>& found) const;
   std::vector<PlannedBucket> BucketsOf(const ExpireRanges& expire) const;
   absl::StatusOr<std::vector<std::string>> KeysOf(int64_t minute, ShardId shard) const;
 

@@ -6,6 +6,8 @@
 #include <rocksdb/write_batch.h>
 
 #include <algorithm>
+#include <utility>
+#include <vector>
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
@@ -92,12 +94,17 @@ void Store::NoteUnsaved(const Staged& staged) {
     unsaved.written = now;
     if (bucket.digest.count == 0) unsaved.emptied.insert(key.second);
   }
-  while (unsaved_.size() > kUnsavedMinutesMax) {
-    const auto longest_quiet = std::min_element(
-        unsaved_.begin(), unsaved_.end(),
-        [](const auto& a, const auto& b) { return a.second.written < b.second.written; });
-    if (!SaveDigests(longest_quiet->first).ok()) return;
-  }
+  if (unsaved_.size() <= kUnsavedMinutesMax) return;
+  // Those that are quiet for longest, all at once: a commit may be of thousands of new minutes.
+  std::vector<std::pair<absl::Time, int64_t>> by_age;
+  by_age.reserve(unsaved_.size());
+  for (const auto& [minute, unsaved] : unsaved_) by_age.emplace_back(unsaved.written, minute);
+  const auto end = by_age.begin() + static_cast<ptrdiff_t>(by_age.size() - kUnsavedMinutesMax);
+  std::nth_element(by_age.begin(), end, by_age.end());
+  std::vector<int64_t> minutes;
+  for (auto at = by_age.begin(); at != end; ++at) minutes.push_back(at->second);
+  // What the disk refuses stays unsaved.
+  SaveDigests(minutes).IgnoreError();
 }
 
 bool Store::SaveQuietDigests() {
@@ -107,33 +114,32 @@ bool Store::SaveQuietDigests() {
     if (unsaved.written <= quiet_since) quiet.push_back(minute);
     if (quiet.size() == kSavedAtOnceMax) break;
   }
-  for (const int64_t minute : quiet) {
-    if (!SaveDigests(minute).ok()) return false;
-  }
+  if (!SaveDigests(quiet).ok()) return false;
   return quiet.size() == kSavedAtOnceMax;
 }
 
-absl::Status Store::SaveDigests(int64_t minute) {
-  const auto unsaved = unsaved_.find(minute);
+absl::Status Store::SaveDigests(absl::Span<const int64_t> minutes) {
+  if (minutes.empty()) return absl::OkStatus();
   rocksdb::WriteBatch batch;
-  for (const ShardId shard : unsaved->second.emptied) StageBucket(minute, shard, {}, batch);
-  {
+  for (const int64_t minute : minutes) {
+    for (const ShardId shard : unsaved_.at(minute).emptied) StageBucket(minute, shard, {}, batch);
     absl::MutexLock lock(&mutex_);
     if (const auto found = buckets_.minutes().find(minute); found != buckets_.minutes().end()) {
       for (const auto& [shard, bucket] : found->second) StageBucket(minute, shard, bucket, batch);
     }
+    batch.Delete(column_families_[kDigestCf], MinuteKey(minute));
   }
-  batch.Delete(column_families_[kDigestCf], MinuteKey(minute));
   // Without a sync: what is lost with the end of the log is made anew.
   if (absl::Status status = Write(batch, /*sync=*/false); !status.ok()) return status;
-  unsaved_.erase(unsaved);
+  for (const int64_t minute : minutes) unsaved_.erase(minute);
   return absl::OkStatus();
 }
 
 void Store::SaveAllDigests() {
-  while (!unsaved_.empty()) {
-    if (!SaveDigests(unsaved_.begin()->first).ok()) return;
-  }
+  std::vector<int64_t> minutes;
+  for (const auto& [minute, unsaved] : unsaved_) minutes.push_back(minute);
+  // What the disk refuses is made anew by the next start.
+  SaveDigests(minutes).IgnoreError();
 }
 
 absl::Status Store::CheckDigests() const {

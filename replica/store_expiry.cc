@@ -21,7 +21,7 @@ namespace {
 constexpr size_t kStepBucketsMax = 1'024;
 constexpr size_t kStepKeysMax = 1'000;
 constexpr size_t kStepRangesMax = 1'000;
-// Candidates are looked for in so many minutes at a time, for which commits wait.
+// Looked at at a time, for which commits wait.
 constexpr int kMinutesLookedAtMax = 1'000;
 
 }  // namespace
@@ -61,19 +61,27 @@ std::vector<ExpiryCandidate> Store::FindExpirable(WallS horizon_s) {
 
 // --- planning ---
 
-std::vector<PlannedBucket> Store::BucketsOf(const ExpireRanges& expire) const {
-  std::vector<PlannedBucket> found;
-  absl::MutexLock lock(&mutex_);
-  for (const v1::ExpiredRange& range : expire.ranges) {
-    if (range.shard() >= options_.shards || range.through_s() == 0) continue;
+void Store::AppendBuckets(const v1::ExpiredRange& range, std::vector<PlannedBucket>& found) const {
+  int64_t from = range.from_minute();
+  while (true) {
+    absl::MutexLock lock(&mutex_);
     const auto& minutes = buckets_.minutes();
-    for (auto at = minutes.lower_bound(range.from_minute());
-         at != minutes.end() && at->first < range.to_minute(); ++at) {
+    auto at = minutes.lower_bound(from);
+    for (int looked_at = 0; looked_at < kMinutesLookedAtMax; ++looked_at, ++at) {
+      if (at == minutes.end() || at->first >= range.to_minute()) return;
+      from = at->first + 1;
       const auto bucket = at->second.find(range.shard());
       if (bucket == at->second.end()) continue;
       if (bucket->second.oldest_accepted_s > range.through_s()) continue;  // there is nothing to go
       found.push_back({{range.shard(), at->first}, MarkOf(range), bucket->second.digest, {}});
     }
+  }
+}
+
+std::vector<PlannedBucket> Store::BucketsOf(const ExpireRanges& expire) const {
+  std::vector<PlannedBucket> found;
+  for (const v1::ExpiredRange& range : expire.ranges) {
+    if (range.shard() < options_.shards && range.through_s() != 0) AppendBuckets(range, found);
   }
   // In the order of the log, so that whole minutes go at once.
   std::sort(found.begin(), found.end(), [](const PlannedBucket& a, const PlannedBucket& b) {

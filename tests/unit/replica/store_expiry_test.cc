@@ -171,6 +171,26 @@ TEST_F(StoreExpiryTest, BucketsWithManyKeysGoInSteps) {
 
 // As after the replay of an old recording: what was accepted long ago hides behind many minutes
 // that were accepted lately.
+// A peer tells 10,000 ranges at once; commits go between the steps.
+TEST_F(StoreExpiryTest, WhatAPeerExpiredGoesInSteps) {
+  constexpr int kMinutes = 5'000;
+  Entries entries;
+  std::vector<v1::ExpiredRange> ranges;
+  for (int minute = 0; minute < kMinutes; ++minute) entries.Add("c", minute * router::kMinuteMs);
+  ASSERT_TRUE(store_->Commit(entries.all()).ok());
+  const ShardId shard = entries.all().front().shard;
+  for (int minute = 0; minute < kMinutes; minute += 2) {
+    ranges.push_back(Range(shard, minute, minute + 1, 1000, 5));
+  }
+  EXPECT_GE(ExpireAll(*store_, ranges), kMinutes / 2 / 1'024 + 1);
+  EXPECT_EQ(store_->EventCount(), uint64_t{kMinutes} / 2);
+  EXPECT_TRUE(store_->CheckDigests().ok()) << store_->CheckDigests();
+  // One range over all, with gaps.
+  EXPECT_GE(ExpireAll(*store_, {Range(shard, -10, kMinutes + 10, 1000, 6)}),
+            kMinutes / 2 / 1'024 + 1);
+  EXPECT_EQ(store_->EventCount(), 0u);
+}
+
 TEST_F(StoreExpiryTest, OldMinutesAreFoundBehindManyThatStay) {
   Entries entries;
   std::vector<LogEntry> all;
