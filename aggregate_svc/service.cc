@@ -132,16 +132,14 @@ absl::Status AggregateReplicaServiceImpl::Scan(const v1::ScanMinutesRequest& req
 grpc::ServerUnaryReactor* AggregateReplicaServiceImpl::ScanMinutes(
     grpc::CallbackServerContext* call, const v1::ScanMinutesRequest* request,
     v1::ScanMinutesResponse* response) {
-  const absl::Time start = absl::Now();
-  rpc::CallMetrics& metrics = TheMeters().scan_minutes;
-  grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
+  const replica::ReadCall read{call, replica::ReadReactor::Make(*context_.reads), request, response,
+                               &TheMeters().scan_minutes};
   if (absl::Status status = Check(*request); !status.ok()) {
-    replica::FinishCall(reactor, metrics, start, status);
-    return reactor;
+    replica::FinishRead(read, status);
+    return read.reactor;
   }
-  replica::FinishLater(scans_, call, reactor, metrics, start,
-                       [=, this] { return Scan(*request, *response); });
-  return reactor;
+  replica::FinishReadLater(scans_, read, [=, this] { return Scan(*request, *response); });
+  return read.reactor;
 }
 
 AggregateServiceImpl::AggregateServiceImpl(const replica::NodeContext& context,
@@ -161,18 +159,17 @@ grpc::ServerUnaryReactor* AggregateServiceImpl::AddTags(
 grpc::ServerUnaryReactor* AggregateServiceImpl::QueryAggregates(
     grpc::CallbackServerContext* call, const v1::QueryAggregatesRequest* request,
     v1::QueryAggregatesResponse* response) {
-  const absl::Time start = absl::Now();
-  rpc::CallMetrics& metrics = TheMeters().query_aggregates;
-  grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
+  const replica::ReadCall read{call, replica::ReadReactor::Make(*context_.reads), request, response,
+                               &TheMeters().query_aggregates};
   if (absl::Status status = CheckQuery(*request); !status.ok()) {
-    replica::FinishCall(reactor, metrics, start, status);
-    return reactor;
+    replica::FinishRead(read, status);
+    return read.reactor;
   }
   const absl::Time deadline =
-      std::min(absl::FromChrono(call->deadline()), start + kQueryTimeoutMax);
-  replica::FinishLater(forwarded_queries_, call, reactor, metrics, start,
-                       [=, this] { return Query(*request, deadline, *response); });
-  return reactor;
+      std::min(absl::FromChrono(call->deadline()), read.start + kQueryTimeoutMax);
+  replica::FinishReadLater(forwarded_queries_, read,
+                           [=, this] { return Query(*request, deadline, *response); });
+  return read.reactor;
 }
 
 absl::Status AggregateServiceImpl::Query(const v1::QueryAggregatesRequest& request,

@@ -87,12 +87,11 @@ absl::Status ProfileReplicaServiceImpl::Check(const v1::ReadProfileRequest& requ
 grpc::ServerUnaryReactor* ProfileReplicaServiceImpl::ReadProfile(
     grpc::CallbackServerContext* call, const v1::ReadProfileRequest* request,
     v1::ReadProfileResponse* response) {
-  const absl::Time start = absl::Now();
-  rpc::CallMetrics& metrics = TheMeters().read_profile;
-  grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
+  const replica::ReadCall waits{call, replica::ReadReactor::Make(*context_.reads), request,
+                                response, &TheMeters().read_profile};
   if (absl::Status status = Check(*request); !status.ok()) {
-    replica::FinishCall(reactor, metrics, start, status);
-    return reactor;
+    replica::FinishRead(waits, status);
+    return waits.reactor;
   }
   const auto read = [this, request, response](ProfileView::Tier tier) {
     const auto readable = [&] {
@@ -107,12 +106,11 @@ grpc::ServerUnaryReactor* ProfileReplicaServiceImpl::ReadProfile(
   // What is in memory is answered here: a hand-over to another thread costs as much as the read.
   absl::Status status = read(ProfileView::Tier::kMemoryOnly);
   if (!absl::IsAborted(status)) {
-    replica::FinishCall(reactor, metrics, start, status);
-    return reactor;
+    replica::FinishRead(waits, status);
+    return waits.reactor;
   }
-  replica::FinishLater(disk_reads_, call, reactor, metrics, start,
-                       [read] { return read(ProfileView::Tier::kAll); });
-  return reactor;
+  replica::FinishReadLater(disk_reads_, waits, [read] { return read(ProfileView::Tier::kAll); });
+  return waits.reactor;
 }
 
 ProfileServiceImpl::ProfileServiceImpl(const replica::NodeContext& context,
@@ -132,18 +130,17 @@ grpc::ServerUnaryReactor* ProfileServiceImpl::AddTags(
 grpc::ServerUnaryReactor* ProfileServiceImpl::GetProfile(grpc::CallbackServerContext* call,
                                                          const v1::GetProfileRequest* request,
                                                          v1::GetProfileResponse* response) {
-  const absl::Time start = absl::Now();
-  rpc::CallMetrics& metrics = TheMeters().get_profile;
-  grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
+  const replica::ReadCall read{call, replica::ReadReactor::Make(*context_.reads), request, response,
+                               &TheMeters().get_profile};
   if (absl::Status status = CheckGet(*request); !status.ok()) {
-    replica::FinishCall(reactor, metrics, start, status);
-    return reactor;
+    replica::FinishRead(read, status);
+    return read.reactor;
   }
   const absl::Time deadline =
-      std::min(absl::FromChrono(call->deadline()), start + kGetProfileTimeoutMax);
-  replica::FinishLater(forwarded_reads_, call, reactor, metrics, start,
-                       [=, this] { return Get(*request, deadline, *response); });
-  return reactor;
+      std::min(absl::FromChrono(call->deadline()), read.start + kGetProfileTimeoutMax);
+  replica::FinishReadLater(forwarded_reads_, read,
+                           [=, this] { return Get(*request, deadline, *response); });
+  return read.reactor;
 }
 
 absl::Status ProfileServiceImpl::Get(const v1::GetProfileRequest& request, absl::Time deadline,

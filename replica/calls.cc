@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "replica/calls.h"
 
+#include <utility>
+
+#include "absl/memory/memory.h"
 #include "absl/strings/str_cat.h"
 #include "rpc/status.h"
 
@@ -9,6 +12,10 @@ namespace {
 
 // After this the caller may try again when a queue is full.
 constexpr absl::Duration kRetryDelay = absl::Milliseconds(100);
+// What a read that waits takes beside its request: of gRPC, and here.
+constexpr size_t kReadBytes = 4'096;
+// Of an answer: as a message, and as it is sent.
+constexpr size_t kAnswerCopies = 2;
 
 }  // namespace
 
@@ -18,24 +25,40 @@ void FinishCall(grpc::ServerUnaryReactor* reactor, rpc::CallMetrics& metrics, ab
   reactor->Finish(rpc::ToGrpc(status));
 }
 
-void FinishLater(rpc::BlockingCalls& threads, grpc::CallbackServerContext* call,
-                 grpc::ServerUnaryReactor* reactor, rpc::CallMetrics& metrics, absl::Time start,
-                 std::function<absl::Status()> work) {
-  const bool queued = threads.Run([call, reactor, &metrics, start, work = std::move(work)] {
-    FinishCall(reactor, metrics, start,
-               call->IsCancelled() ? absl::CancelledError("the caller has gone") : work());
-  });
-  if (queued) return;
-  FinishCall(reactor, metrics, start,
-             rpc::WithRetryDelay(absl::ResourceExhaustedError("too many reads wait already"),
-                                 kRetryDelay));
+ReadReactor* ReadReactor::Make(rpc::ByteBudget& budget) {
+  return absl::WrapUnique(new ReadReactor(budget)).release();
 }
 
-absl::Status TooMuchWaits(const NodeContext& context, size_t bytes) {
-  if (bytes > context.calls->bytes_max()) {
+absl::Status ReadReactor::Hold(size_t bytes) {
+  if (!budget_.Take(bytes)) return TooMuchWaits(budget_, bytes);
+  held_ += bytes;
+  return absl::OkStatus();
+}
+
+void FinishRead(const ReadCall& read, absl::Status status) {
+  if (status.ok()) status = read.reactor->Hold(kAnswerCopies * read.response->ByteSizeLong());
+  if (!status.ok()) read.response->Clear();
+  FinishCall(read.reactor, *read.metrics, read.start, status);
+}
+
+void FinishReadLater(rpc::BlockingCalls& threads, const ReadCall& read,
+                     std::function<absl::Status()> work) {
+  absl::Status status = read.reactor->Hold(kReadBytes + read.request->ByteSizeLong());
+  if (!status.ok()) return FinishRead(read, std::move(status));
+  const bool queued = threads.Run([read, work = std::move(work)] {
+    FinishRead(read,
+               read.call->IsCancelled() ? absl::CancelledError("the caller has gone") : work());
+  });
+  if (queued) return;
+  FinishRead(read, rpc::WithRetryDelay(absl::ResourceExhaustedError("too many reads wait already"),
+                                       kRetryDelay));
+}
+
+absl::Status TooMuchWaits(const rpc::ByteBudget& budget, size_t bytes) {
+  if (bytes > budget.bytes_max()) {
     return absl::ResourceExhaustedError(absl::StrCat("the call takes more memory (", bytes,
                                                      " bytes) than there is for all of them (",
-                                                     context.calls->bytes_max(), "): split it"));
+                                                     budget.bytes_max(), "): split it"));
   }
   return rpc::WithRetryDelay(absl::ResourceExhaustedError("too much waits in memory already"),
                              kRetryDelay);

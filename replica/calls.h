@@ -4,6 +4,7 @@
 // that every one needs, and AddTags, which is the same job in both.
 #pragma once
 
+#include <google/protobuf/message.h>
 #include <grpcpp/server_context.h>
 #include <grpcpp/support/server_callback.h>
 
@@ -17,6 +18,7 @@
 #include "router/add_tags.h"
 #include "rpc/blocking_calls.h"
 #include "rpc/call_metrics.h"
+#include "rpc/memory.h"
 
 namespace allezon::replica {
 
@@ -24,12 +26,46 @@ namespace allezon::replica {
 void FinishCall(grpc::ServerUnaryReactor* reactor, rpc::CallMetrics& metrics, absl::Time start,
                 const absl::Status& status);
 
-// Ends the call with what `work` returns, once one of the threads has run it; at once with
-// RESOURCE_EXHAUSTED where too many wait already, and without running it where the caller has gone
-// meanwhile. `work` may use the call's messages.
-void FinishLater(rpc::BlockingCalls& threads, grpc::CallbackServerContext* call,
-                 grpc::ServerUnaryReactor* reactor, rpc::CallMetrics& metrics, absl::Time start,
-                 std::function<absl::Status()> work);
+// The reactor of a read, which holds bytes of NodeContext::reads: of its request while that waits,
+// and of its answer until gRPC has sent it, as a caller may be slow to take it. Deletes itself when
+// gRPC is done with it.
+class ReadReactor final : public grpc::ServerUnaryReactor {
+ public:
+  // `budget` must outlive it.
+  static ReadReactor* Make(rpc::ByteBudget& budget);
+  ~ReadReactor() override { budget_.Give(held_); }
+
+  // kResourceExhausted, with nothing held, where there is no room for so many more. To be called
+  // before the call is finished, by one thread at a time.
+  absl::Status Hold(size_t bytes);
+  void OnDone() override { delete this; }
+
+ private:
+  explicit ReadReactor(rpc::ByteBudget& budget) : budget_(budget) {}
+
+  rpc::ByteBudget& budget_;
+  size_t held_ = 0;
+};
+
+// A read on its way through a handler; everything but `call` and `metrics` lives until it is
+// finished.
+struct ReadCall {
+  grpc::CallbackServerContext* call;
+  ReadReactor* reactor;
+  const google::protobuf::Message* request;
+  google::protobuf::Message* response;
+  rpc::CallMetrics* metrics;
+  absl::Time start = absl::Now();
+};
+
+// Ends a read and counts it; with RESOURCE_EXHAUSTED where there is no room for the answer.
+void FinishRead(const ReadCall& read, absl::Status status);
+
+// Ends the read with what `work` returns, once one of the threads has run it; at once with
+// RESOURCE_EXHAUSTED where too many or too much waits already, and without running it where the
+// caller has gone meanwhile.
+void FinishReadLater(rpc::BlockingCalls& threads, const ReadCall& read,
+                     std::function<absl::Status()> work);
 
 // What holds of every inner call. FAILED_PRECONDITION where it is for somebody else, or the
 // caller's placement is another one.
@@ -48,9 +84,9 @@ absl::Status CheckReadable(const NodeContext& context, absl::Span<const uint32_t
 // Which consistencies a read may ask for.
 absl::Status CheckConsistency(v1::Consistency consistency);
 
-// kResourceExhausted: NodeContext::calls has no room for a call that takes `bytes`. With a delay
-// after which to try again, where it ever can have.
-absl::Status TooMuchWaits(const NodeContext& context, size_t bytes);
+// kResourceExhausted: the budget has no room for a call that takes `bytes`. With a delay after
+// which to try again, where it ever can have.
+absl::Status TooMuchWaits(const rpc::ByteBudget& budget, size_t bytes);
 
 // What tags that other teams add take, in times of what they are on the wire: as they came, as
 // events, and in what goes to their nodes.
@@ -66,7 +102,7 @@ grpc::ServerUnaryReactor* ServeAddTags(const NodeContext& context,
   const size_t bytes = kAddedTagCopies * request->ByteSizeLong();
   auto taken = rpc::BytesTaken::From(*context.calls, bytes);
   if (!taken) {
-    FinishCall(reactor, metrics, start, TooMuchWaits(context, bytes));
+    FinishCall(reactor, metrics, start, TooMuchWaits(*context.calls, bytes));
     return reactor;
   }
   const auto held = std::make_shared<rpc::BytesTaken>(*std::move(taken));

@@ -6,15 +6,16 @@
 namespace allezon::replica {
 namespace {
 
-// Parts are in 32nds of the whole. Together they leave ten: some 20 MiB of that go to the program
-// and its threads, which at the least total is half of it.
-constexpr uint64_t kParts = 32;
-constexpr uint64_t kRocksDbParts = 13, kMemtablesParts = 6;
-constexpr uint64_t kRocksDbPartsBesideSegments = 8, kMemtablesPartsBesideSegments = 5;
-constexpr uint64_t kSegmentsParts = 6;
-constexpr uint64_t kCallsParts = 3;
-constexpr uint64_t kOwedParts = 2;
-constexpr uint64_t kGrpcParts = 3;
+// Parts are in 64ths of the whole. Together they leave twenty: some 20 MiB of that go to the
+// program and its threads, which at the least total is half of it.
+constexpr uint64_t kParts = 64;
+constexpr uint64_t kRocksDbParts = 26, kMemtablesParts = 12;
+constexpr uint64_t kRocksDbPartsBesideSegments = 16, kMemtablesPartsBesideSegments = 10;
+constexpr uint64_t kSegmentsParts = 12;
+constexpr uint64_t kCallsParts = 5;
+constexpr uint64_t kReadsParts = 2;
+constexpr uint64_t kOwedParts = 3;
+constexpr uint64_t kGrpcParts = 6;
 
 // Two column families take most of what is written, and each may have three memtables: one that
 // fills, and two that wait for their flush.
@@ -34,6 +35,7 @@ NodeMemory SplitNodeMemory(uint64_t total, bool has_segments, size_t peers) {
   memory.write_buffer = std::min(memory.memtables / kMemtables, kWriteBufferBytesMax);
   memory.segments = has_segments ? of(kSegmentsParts) : 0;
   memory.calls = of(kCallsParts);
+  memory.reads = of(kReadsParts);
   memory.owed_a_peer = std::min(of(kOwedParts) / std::max<size_t>(peers, 1), kOwedBytesMax);
   memory.owed = memory.owed_a_peer * peers;
   memory.grpc = of(kGrpcParts);
@@ -44,6 +46,7 @@ std::vector<rpc::MemoryPart> PartsOf(const NodeMemory& memory) {
   std::vector<rpc::MemoryPart> parts = {{"rocksdb", memory.rocksdb}};
   if (memory.segments > 0) parts.push_back({"segments", memory.segments});
   parts.push_back({"calls", memory.calls});
+  parts.push_back({"reads", memory.reads});
   parts.push_back({"owed", memory.owed});
   parts.push_back({"grpc", memory.grpc});
   return parts;

@@ -21,6 +21,7 @@ struct NodeMemory {
   uint64_t write_buffer = 0;  // each memtable
   uint64_t segments = 0;      // 0 where the service has none
   uint64_t calls = 0;         // events of calls that are not answered
+  uint64_t reads = 0;         // reads that wait, and answers on their way
   uint64_t owed_a_peer = 0;
   uint64_t owed = 0;  // to all peers
   uint64_t grpc = 0;  // messages on their way in and out

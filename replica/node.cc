@@ -172,9 +172,11 @@ void RaiseIncarnation(uint64_t incarnation, Identities& identities, Store& store
 }
 
 NodeContext MakeContext(router::Channels& channels, const Identities& identities,
-                        router::Writer& writer, Replicator& replicator, rpc::ByteBudget& calls) {
+                        router::Writer& writer, Replicator& replicator, rpc::ByteBudget& calls,
+                        rpc::ByteBudget& reads) {
   NodeContext context;
   context.calls = &calls;
+  context.reads = &reads;
   context.identities = &identities;
   context.id = absl::GetFlag(FLAGS_id);
   context.channels = &channels;
@@ -193,7 +195,7 @@ NodeContext MakeContext(router::Channels& channels, const Identities& identities
 // exit code; none where it is to start anew.
 std::optional<int> Serve(const NodeSpec& spec, router::Placement placement,
                          const StoreOptions& store_options, const NodeMemory& memory) {
-  rpc::ByteBudget calls(memory.calls);
+  rpc::ByteBudget calls(memory.calls), reads(memory.reads);
   const std::unique_ptr<View> view = spec.make_view(store_options.retention, memory);
   const absl::Time start = absl::Now();
   absl::StatusOr<std::unique_ptr<Store>> store = Store::Open(store_options, *view);
@@ -220,7 +222,7 @@ std::optional<int> Serve(const NodeSpec& spec, router::Placement placement,
   const auto self = static_cast<uint32_t>(channels.placement().IndexOf(absl::GetFlag(FLAGS_id)));
   Replicator replicator(channels, self, identities, **store, committer, store_options.retention,
                         memory.owed_a_peer);
-  const NodeContext context = MakeContext(channels, identities, *writer, replicator, calls);
+  const NodeContext context = MakeContext(channels, identities, *writer, replicator, calls, reads);
   ReplicaServiceImpl replica_service(context, identities, replicator, **store);
   const std::vector<std::unique_ptr<grpc::Service>> services = spec.make_services(*view, context);
 

@@ -35,6 +35,7 @@ struct NodeContext {
   router::Channels* channels = nullptr;    // of this service; has the placement
   router::Writer* writer = nullptr;        // to the owners of any shard, this node included
   rpc::ByteBudget* calls = nullptr;        // of the events of calls that are not answered
+  rpc::ByteBudget* reads = nullptr;        // of reads that wait, and of answers on their way
   absl::Duration future_max;               // tags further ahead of the wall clock are refused
   // OK where this node may answer reads of the shard, `for_quorum`: as one answer of a quorum.
   // kUnavailable says why not. Asked before a read and again after it, since a node that was paused

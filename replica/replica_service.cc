@@ -43,7 +43,7 @@ std::shared_ptr<const Incoming> Take(decltype(TakeEvents)& take, const NodeConte
   const size_t bytes = BytesOf(request.events());
   auto taken = rpc::BytesTaken::From(*context.calls, bytes);
   if (!taken) {
-    reactor->Finish(rpc::ToGrpc(TooMuchWaits(context, bytes)));
+    reactor->Finish(rpc::ToGrpc(TooMuchWaits(*context.calls, bytes)));
     return nullptr;
   }
   context.identities->SetBy(*response.mutable_by());
@@ -152,7 +152,15 @@ grpc::ServerUnaryReactor* ReplicaServiceImpl::Answer(grpc::CallbackServerContext
     reactor->Finish(rpc::ToGrpc(status));
     return reactor;
   }
-  const bool queued = reads_.Run([this, call, reactor, response, read = std::move(read)] {
+  // Of the answer nothing is counted: each peer asks one question at a time, and answers are pages.
+  const size_t bytes = request->ByteSizeLong();
+  auto taken = rpc::BytesTaken::From(*context_.calls, bytes);
+  if (!taken) {
+    reactor->Finish(rpc::ToGrpc(TooMuchWaits(*context_.calls, bytes)));
+    return reactor;
+  }
+  const auto held = std::make_shared<rpc::BytesTaken>(*std::move(taken));
+  const bool queued = reads_.Run([this, call, reactor, response, held, read = std::move(read)] {
     GiveWay(Share::kThird);
     const absl::Status done =
         call->IsCancelled() ? absl::CancelledError("the caller has gone") : read();

@@ -3,6 +3,7 @@
 // Writes that wait for their next round of attempts, and the thread that starts it. Thread-safe.
 #pragma once
 
+#include <cstddef>
 #include <functional>
 #include <map>
 #include <thread>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "router/lane.h"
@@ -19,16 +21,20 @@ namespace allezon::router {
 class RetryQueue {
  public:
   // `retry` is called when a write is due, without a lock held.
-  explicit RetryQueue(std::function<void(PendingWrite)> retry)
-      : retry_(std::move(retry)), thread_([this] { Run(); }) {}
+  RetryQueue(size_t writes_max, std::function<void(PendingWrite)> retry)
+      : writes_max_(writes_max), retry_(std::move(retry)), thread_([this] { Run(); }) {}
   ~RetryQueue() { Stop(); }
 
-  // False, with `write` untouched, after Stop.
-  bool Add(absl::Time when, PendingWrite& write) {
+  // kCancelled after Stop, kResourceExhausted where `writes_max` wait already, with `write`
+  // untouched.
+  absl::Status Add(absl::Time when, PendingWrite& write) {
     absl::MutexLock lock(&mutex_);
-    if (stopping_) return false;
+    if (stopping_) return absl::CancelledError("shutting down");
+    if (waiting_.size() >= writes_max_) {
+      return absl::ResourceExhaustedError("too many tags wait for another attempt already");
+    }
     waiting_.emplace(when, std::move(write));
-    return true;
+    return absl::OkStatus();
   }
 
   // Ends the thread; what still waited comes back. Idempotent.
@@ -71,6 +77,7 @@ class RetryQueue {
     }
   }
 
+  const size_t writes_max_;
   const std::function<void(PendingWrite)> retry_;
   absl::Mutex mutex_;
   std::multimap<absl::Time, PendingWrite> waiting_ ABSL_GUARDED_BY(mutex_);

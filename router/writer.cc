@@ -83,7 +83,7 @@ class LaneWriter final : public Writer, private Lane::Owner {
                                          "Writes that failed for good.",
                                          {{"service", std::string(service)}})),
         paces_(service, "writes", placement_, options.overdue_min, kOverdueMax),
-        retries_([this](PendingWrite write) { Start(std::move(write)); }) {
+        retries_(options.retries_max, [this](PendingWrite write) { Start(std::move(write)); }) {
     Lane::Owner& owner = *this;
     for (uint32_t i = 0; i < placement_.instances.size(); ++i) {
       lanes_.push_back(
@@ -236,7 +236,7 @@ class LaneWriter final : public Writer, private Lane::Owner {
     const absl::Time next = now + Backoff(++write.rounds);
     if (next >= write.deadline) return Fail(write, status);
     retries_total_.Increment();
-    if (!retries_.Add(next, write)) Fail(write, ShuttingDown());
+    if (absl::Status s = retries_.Add(next, write); !s.ok()) Fail(write, s);
   }
 
   // Ends a write, or this copy of it where others are open.

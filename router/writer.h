@@ -51,6 +51,8 @@ struct LaneOptions {
   size_t batch_events_max = 1000;
   size_t batch_bytes_max = 1 << 20;
   size_t queue_events_max = 20'000;
+  // Writes to any instance that failed and wait for their next round.
+  size_t retries_max = 100'000;
   // What is not answered for so long, and for some times as long as answers take lately, is sent to
   // another replica besides. Above CoreOptions::late_min_us and a tick, for which a coordinator
   // waits for a replica that is late without being at fault.

@@ -66,7 +66,7 @@ def test_batches_at_full_speed_stay_below_the_limit(groups, fresh_cluster):
 
 
 def test_a_call_that_takes_more_than_its_part_is_refused_with_what_to_do(fresh_cluster):
-    # The least that there is: 12 MiB for calls, in which a message is counted three times.
+    # The least that there is: 10 MiB for calls, in which a message is counted three times.
     cluster = fresh_cluster(profiles=1, aggregates=1, rf=1, extra_args={"profile": ["--memory_mib=128"]})
     (node,) = cluster.profiles
     tags = [make_tag(origin="o" * 256) for _ in range(6000)]

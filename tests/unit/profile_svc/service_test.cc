@@ -80,6 +80,7 @@ class ProfileServiceTest : public ::testing::Test {
     context_.channels = &channels_;
     context_.writer = &writer_;
     context_.calls = &calls_;
+    context_.reads = &reads_;
     context_.future_max = absl::Hours(24);
     context_.check_readable = [this](router::ShardId, bool for_quorum) {
       const bool readable = for_quorum || readable_times_.fetch_sub(1) > 0;
@@ -138,7 +139,7 @@ class ProfileServiceTest : public ::testing::Test {
   replica::Identities identities_{TheNode(), 0, {"p0"}};
   router::Channels channels_;
   ScriptedWriter writer_;
-  rpc::ByteBudget calls_{64 << 20};
+  rpc::ByteBudget calls_{64 << 20}, reads_{1 << 20};
   replica::NodeContext context_;
   ScriptedReader* reader_ = nullptr;
   std::unique_ptr<ProfileReplicaServiceImpl> replica_service_;
@@ -313,6 +314,45 @@ TEST_F(ProfileServiceTest, ReadProfileIsRefusedWhereTagsMayBeLackingBeforeOrAfte
   v1::ReadProfileRequest request = RequestFor("c");
   request.set_for_quorum(true);
   EXPECT_EQ(ReadProfile(request), absl::OkStatus()) << "others make up for what is lacking";
+}
+
+// Of reads, whatever they ask for, no more waits in memory than the budget has.
+TEST_F(ProfileServiceTest, ReadsAreRefusedBeyondTheirBudgetAndSayWhenToComeBack) {
+  const auto refused = [](const absl::Status& status) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+    return rpc::RetryDelayOf(status) > absl::ZeroDuration();
+  };
+  v1::GetProfileRequest request;
+  request.set_cookie("c");
+  const std::string view = NewTagOf("c").tag().SerializeAsString();
+  {
+    absl::MutexLock lock(&reader_->mutex);
+    reader_->outcome->views.assign(200, view);
+  }
+  db_.Put({{.shard = router::ShardOf("c", kShards), .time_ms = 10, .id = 1}});
+  {
+    // Nothing is left but for the request.
+    const auto others = rpc::BytesTaken::From(reads_, reads_.bytes_max() - 5'000);
+    ASSERT_TRUE(others);
+    EXPECT_TRUE(refused(GetProfile(request)));
+    EXPECT_EQ(ReadProfile(RequestFor("c")), absl::OkStatus()) << "one row fits";
+  }
+  {
+    const auto others = rpc::BytesTaken::From(reads_, reads_.bytes_max() - 100);
+    ASSERT_TRUE(others);
+    EXPECT_TRUE(refused(GetProfile(request)));
+    EXPECT_TRUE(refused(ReadProfile(RequestFor("c"))));
+  }
+  ASSERT_EQ(GetProfile(request), absl::OkStatus());
+  EXPECT_EQ(profile_.views_size(), 200);
+  // Fields that nobody knows take memory too; this would never fit.
+  request.GetReflection()->MutableUnknownFields(&request)->AddLengthDelimited(
+      1'000, std::string(reads_.bytes_max(), 'x'));
+  EXPECT_FALSE(refused(GetProfile(request)));
+  // gRPC is done with a call a moment after its caller.
+  const absl::Time deadline = absl::Now() + kTimeout;
+  while (reads_.taken() > 0 && absl::Now() < deadline) absl::SleepFor(absl::Milliseconds(1));
+  EXPECT_EQ(reads_.taken(), 0u);
 }
 
 TEST_F(ProfileServiceTest, GetProfileNeverAnswersInPart) {

@@ -187,6 +187,25 @@ TEST_F(WriterTest, WhereALaneIsFullAnotherOneIsTaken) {
   for (const absl::Status& status : outcomes->Await(12)) EXPECT_TRUE(status.ok()) << status;
 }
 
+TEST_F(WriterTest, NoMoreThanSoManyWritesWaitForAnotherAttempt) {
+  Start(1, {.retries_max = 2});
+  replicas_[0]->FailEvents(absl::StatusCode::kUnavailable);
+  auto outcomes = std::make_shared<Outcomes>();
+  const absl::Time begun = absl::Now();
+  for (int i = 0; i < 30; ++i) {
+    writer_->Write(MakeTestEvent(), begun + absl::Seconds(60), outcomes);
+  }
+  // Those that wait, and those that are at the instance, go on.
+  for (const absl::Status& status : outcomes->Await(20)) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+    EXPECT_GT(rpc::RetryDelayOf(status), absl::ZeroDuration()) << status;
+  }
+  EXPECT_LT(absl::Now() - begun, absl::Seconds(20)) << "the others waited to their end";
+  replicas_[0]->FailEvents(absl::StatusCode::kOk);
+  const std::vector<absl::Status> all = outcomes->Await(30);
+  EXPECT_TRUE(all.back().ok()) << all.back();
+}
+
 TEST_F(WriterTest, OneRefusedEventFailsAlone) {
   Start(1, {.batches_in_flight_max = 1});
   replicas_[0]->Hold();
