@@ -22,6 +22,7 @@ from api import MINUTE_MS, time_text
 from cgroups import NoCgroups, v1_folder
 from disks import Disks, NoDisks
 from flips import SCRUB_S, flip_bit, wait_read
+from flood import INTO, Flood, MemoryWatch
 from load import Load, short
 from machine_faults import DOWN_S, MachineFaults
 from network import HUB_ADDRESS, Network, NoNetwork
@@ -72,6 +73,8 @@ FAULTS = {
     "full": Fault("the disk of one node is full for 10 s", needs="disks"),
     "power": Fault("power is cut off from one node: what it has not synced is gone; a start 2 s later", needs="disks"),
     "blackout": Fault("power is cut off from all nodes of a service at once, and their start", retry=True, needs="disks"),
+    "flood": Fault("one cookie sends --flood_rate tags a second, each in a minute of its own (--flood_into), for --flood_s; then "
+                   "one node of each service is started anew, and wiped"),
     "gateway": Fault("kill -9 of one gateway, a start 2 s later", retry=True),
     "all": Fault("kill -9 of all nodes at once, and their start", retry=True),
     "soak": Fault("any of those of a node, each of one node of one service"),
@@ -86,10 +89,12 @@ class Faults(MachineFaults):
     """Hits a RunningCluster. `network`: the one that it runs in, for cuts; `disks`: those of its nodes; the cluster's proxies
     are for addresses. `note` gets a line about each step."""
 
-    def __init__(self, cluster, kind, seed=1, note=print, network=None, disks=None):
+    def __init__(self, cluster, kind, seed=1, note=print, network=None, disks=None, flood=None, flood_s=0):
         self.cluster = cluster
         self.network = network
         self.disks = disks
+        self.flood = flood
+        self.flood_s = flood_s
         self.kind = kind
         self.note = note
         self.rounds = 0
@@ -137,7 +142,7 @@ class Faults(MachineFaults):
             return self.cluster.ids(self._random.choice(["profile", "aggregate"]))
         if kind == "gateway":
             return [self._random.choice(self.cluster.ids("gateways"))]
-        choices = [["profile"], ["aggregate"]]
+        choices = [["profile"], ["aggregate"]] if kind != "flood" else []
         if self.kind != "soak":
             choices.append(["profile", "aggregate"])
         services = self._random.choice(choices)
@@ -252,6 +257,20 @@ class Faults(MachineFaults):
                 self.network.heal()
         self._say(f"{' '.join(hit)} is as fast as before")
 
+    def _flood(self, hit):
+        with MemoryWatch(self.cluster) as memory:
+            end = time.monotonic() + self.flood_s
+            self.flood.run(lambda: time.monotonic() >= end)
+            self._say(self.flood.text())
+            self._say(memory.text())
+            for again in (self._term, self._wipe):
+                again(hit)
+                for id_ in hit:
+                    began = time.monotonic()
+                    self.cluster.wait_serving(id_)
+                    self._say(f"{id_} SERVING another {time.monotonic() - began:.1f} s later")
+        self._say(memory.text())
+
     def _others(self, id_, gateways=True):
         """Whom a node has to do with: those of its service, and gateways."""
         service = next(name for name in ("profile", "aggregate") if id_ in self.cluster.ids(name))
@@ -275,7 +294,7 @@ def retry_flags(kind):
     return {"idempotency_keys": True, "retry": True, "retry_for_s": 60 * TIME_SCALE} if FAULTS[kind].retry else {}
 
 
-def check_replicas(cluster, load, note=print, stragglers=None, retention=False):
+def check_replicas(cluster, load, note=print, stragglers=None, retention=False, flood=None):
     """After the load has ended: all nodes serve, all replicas of everything are equal, and hold as many events as were
     acknowledged (with `retention`, some may have gone); stragglers stand on all of them."""
     cluster.assert_all_running()
@@ -286,6 +305,8 @@ def check_replicas(cluster, load, note=print, stragglers=None, retention=False):
     if not retention:
         fewest, most = load.events()
         late, uncertain = (len(stragglers.tags()), stragglers.uncertain()) if stragglers else (0, 0)
+        if flood:
+            late, uncertain = late + flood.acknowledged, uncertain + flood.uncertain
         for service, count in report.events.items():
             assert fewest + late <= count <= most + late + uncertain, \
                 f"{service} replicas hold {count} events, acknowledged were {fewest + late} to {most + late + uncertain}"
@@ -328,6 +349,10 @@ def parse_arguments(argv):
     parser.add_argument("--stragglers_per_s", type=float,
                         help="late tags into old minutes, which are asked for, and found at the end (default: 1 with "
                              "--retention_s, else 0)")
+    parser.add_argument("--flood_rate", type=float, default=1000, help="tags a second of the flood")
+    parser.add_argument("--flood_into", choices=INTO, default="minute",
+                        help="each in a minute or hour of its own; or all in one minute, to compare with")
+    parser.add_argument("--flood_s", type=float, default=60)
     parser.add_argument("--network", action="store_true", help="each process in a network namespace of its own, for cuts (root)")
     parser.add_argument("--proxies", action="store_true", help="nodes are reached over proxies, for addresses that change")
     parser.add_argument("--disks", action="store_true", help="a disk for each node, which can be slow, full or off without the others (root)")
@@ -373,7 +398,10 @@ def run(options, cluster, network, disks, note):
             stragglers = stack.enter_context(Stragglers(
                 cluster.http, start_ms - min(retention_s, 3600) * 1000 - MINUTE_MS, retention_s=retention_s,
                 per_s=options.stragglers_per_s, seed=options.seed))
-        faults = Faults(cluster, options.fault, options.seed, note, network, disks)
+        flood = None
+        if options.fault == "flood":
+            flood = Flood(cluster.http, options.flood_rate, options.flood_into)
+        faults = Faults(cluster, options.fault, options.seed, note, network, disks, flood, options.flood_s)
         faults.run(lambda: not load.running() or time.monotonic() > end - options.every_s / 2, options.every_s)
         load.wait(options.minutes * 60 + READY_TIMEOUT_S + 180)
         note(load.text)
@@ -382,7 +410,7 @@ def run(options, cluster, network, disks, note):
             stragglers.stop()
             note(stragglers.text())
             checks.append(stragglers.assert_right)
-        checks.append(lambda: check_replicas(cluster, load, note, stragglers, bool(options.retention_s)))
+        checks.append(lambda: check_replicas(cluster, load, note, stragglers, bool(options.retention_s), flood))
         wrong = []
         for check in checks:
             try:
