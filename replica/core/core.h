@@ -166,6 +166,7 @@ class Core {
   void Do(Peer& peer, SyncSession::Next next, Instant now, Actions& actions);
   void NotePulled(Peer& peer);
   void NoteAdopting(StorageId id, const ExpireRanges& adopt);
+  void NoteExpired(Instant now);
   void NoteAdopted(StorageId id, Instant now);
   // Whether what was accepted again is here, but for the last moments, after copies that did not
   // tell so may have been expired by a peer's decision.
@@ -221,8 +222,21 @@ class Core {
   std::vector<Instant> adopted_;     // by shard: syncs that began before do not tell what is here
   std::vector<WallS> adopted_of_s_;  // by shard: when that was decided
   absl::flat_hash_map<StorageId, std::vector<ShardId>> joins_;
-  std::optional<StorageId> expiring_;  // what this node decided is being expired
-  CoreStats counts_;                   // those that only grow
+  // What this node decided is being expired.
+  struct OwnExpiry {
+    StorageId id = 0;
+    Instant asked = kNever;  // when the round began
+    // By shard: DigestSource::ExpiredKeyed before.
+    std::vector<std::pair<ShardId, uint64_t>> expired_keyed;
+  };
+  std::optional<OwnExpiry> expiring_;
+  // By shard: when copies of keyed events last went by that, and as of when the others were asked.
+  struct Drop {
+    Instant at = kNever;
+    Instant asked = kNever;
+  };
+  std::vector<Drop> dropped_;
+  CoreStats counts_;  // those that only grow
   OnSynced on_synced_;
 };
 

@@ -12,6 +12,9 @@ namespace allezon::replica {
 namespace {
 
 constexpr WallUs kSecondUs = 1'000'000;
+// How far the earliest and the latest time that it may be now are apart at most where something is
+// decided. A record says when that was, by the latest; others go by it.
+constexpr WallUs kClocksApartMaxUs = kSecondUs;
 
 }  // namespace
 
@@ -21,6 +24,10 @@ std::optional<WallS> Core::ExpiryHorizonS(Instant now) const {
   if (expiry_ != nullptr || expiring_ || now < next_expiry_) return std::nullopt;
   const std::optional<WallUs> agreed_us = clock_.NotAfterUs(now);
   if (!agreed_us) return std::nullopt;
+  // With two clocks heard of more, one of them is wrong: the third will tell which. Where there are
+  // only two, there is nothing to wait for.
+  const bool are_apart = clock_.NotBeforeUs(now) - *agreed_us > kClocksApartMaxUs;
+  if (are_apart && placement_.instances.size() > 2) return std::nullopt;
   return *agreed_us / kSecondUs - options_.retention_s - RetentionMarginS(options_.retention_s);
 }
 
@@ -79,6 +86,8 @@ void Core::DecideExpiry(Instant now, Actions& actions) {
     next_expiry_ = now + kExpiryRetryUs;
     ++expiries_failed_;
   }
+  OwnExpiry own;
+  own.asked = expiry_->begun();
   expiry_.reset();
   // It may have been stopped meanwhile.
   std::erase_if(expire.ranges, [&](const v1::ExpiredRange& range) {
@@ -87,10 +96,25 @@ void Core::DecideExpiry(Instant now, Actions& actions) {
   if (expire.ranges.empty()) return;
   for (const v1::ExpiredRange& range : expire.ranges) {
     counts_.expired_buckets += static_cast<uint64_t>(range.to_minute() - range.from_minute());
+    if (own.expired_keyed.empty() || own.expired_keyed.back().first != range.shard()) {
+      own.expired_keyed.emplace_back(range.shard(), digests_.ExpiredKeyed(range.shard()));
+    }
   }
-  const StorageId id = next_id_++;
-  expiring_ = id;
-  actions.storage.push_back({id, StorageRequest(std::move(expire))});
+  own.id = next_id_++;
+  actions.storage.push_back({own.id, StorageRequest(std::move(expire))});
+  expiring_ = std::move(own);
+}
+
+// What was accepted again after the others were asked may have been here by a copy that has gone
+// now. So whatever was pulled since then tells only what was here as of then.
+void Core::NoteExpired(Instant now) {
+  for (const auto& [shard, expired_keyed] : expiring_->expired_keyed) {
+    if (digests_.ExpiredKeyed(shard) == expired_keyed) continue;
+    dropped_[shard] = {now, expiring_->asked};
+    freshness_.LimitTo(shard, expiring_->asked);
+    if (expiring_->asked <= adopted_[shard]) freshness_.ForgetSyncs(shard);
+  }
+  expiring_.reset();
 }
 
 uint32_t Core::NewestToTell(ShardId shard, uint32_t newest_accepted_s) const {

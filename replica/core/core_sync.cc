@@ -159,8 +159,8 @@ void Core::StorageEnded(StorageId id, const absl::Status& status, std::string mi
     joins_.erase(join);
     return;
   }
-  if (id == expiring_) {
-    expiring_.reset();
+  if (expiring_ && id == expiring_->id) {
+    NoteExpired(now);
     if (!status.ok()) next_expiry_ = now + kExpiryRetryUs;
     return;
   }
@@ -179,6 +179,12 @@ void Core::NotePulled(Peer& peer) {
   for (const ShardId shard : session.TakePulled()) {
     std::erase(peer.failed, shard);
     if (session.begun() <= adopted_[shard]) continue;
+    const Drop& drop = dropped_[shard];
+    if (session.begun() <= drop.at && session.begun() > drop.asked) {
+      if (drop.asked <= adopted_[shard]) continue;
+      freshness_.Synced(peer.index, shard, drop.asked, peer.known, session.incarnation(), nullptr);
+      continue;
+    }
     freshness_.Synced(peer.index, shard, session.begun(), peer.known, session.incarnation(),
                       session.received());
     if (!on_synced_) continue;

@@ -48,6 +48,7 @@ class ExpiryRound {
   // A peer answered; where it did not, or not for all buckets, those that it was asked about stay.
   void Answered(uint32_t peer, const absl::Status& status, const v1::ReadNewestResponse& response);
   bool is_decided() const { return open_ == 0; }
+  Instant begun() const { return begun_; }
   bool is_too_late(Instant now) const { return now > begun_ + kExpiryRoundMaxUs; }
   // Whether some buckets stay because nobody could be asked about them.
   bool has_failed() const { return has_failed_; }

@@ -89,6 +89,17 @@ void Freshness::ForgetSyncs(ShardId shard) {
   for (auto& syncs : syncs_) syncs.erase(shard);
 }
 
+void Freshness::LimitTo(ShardId shard, Instant as_of) {
+  for (auto& syncs : syncs_) {
+    const auto found = syncs.find(shard);
+    if (found == syncs.end() || found->second.begun <= as_of) continue;
+    found->second.begun = as_of;
+    found->second.received = nullptr;
+  }
+  complete_[shard] = std::min(complete_[shard], as_of);
+  Advance(shard);
+}
+
 bool Freshness::IsPulledAgain(ShardId shard) const {
   size_t synced = 0;
   ForEachOther(shard, [&](uint32_t other) {
@@ -113,7 +124,7 @@ bool Freshness::IsSilent(const Peer& peer, Instant now) const {
 }
 
 bool Freshness::TookSince(const Peer& peer, const Sync& sync, uint32_t coordinator) const {
-  return peer.incarnation != sync.incarnation ||
+  return peer.incarnation != sync.incarnation || sync.received == nullptr ||
          peer.received[coordinator] != (*sync.received)[coordinator];
 }
 

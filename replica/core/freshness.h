@@ -53,7 +53,8 @@ class Freshness {
   };
   Known KnownOf(uint32_t peer) const { return {peers_[peer].incarnation, peers_[peer].unjoined}; }
   // All that the peer held of the shard at `begun` is here. `known` is of then or before;
-  // `received` is what the peer said of itself, as `incarnation`, not later than that.
+  // `received` is what the peer said of itself, as `incarnation`, not later than that; null where
+  // something of what it held by then is not here.
   void Synced(uint32_t peer, ShardId shard, Instant begun, const Known& known, uint64_t incarnation,
               Received received);
   // Whether the sync that began then is the last one with the peer, and counts as one with a
@@ -63,6 +64,9 @@ class Freshness {
   // What was pulled of the shard is not all here any more: it is to be pulled anew. What is known
   // of up to when it is complete stays.
   void ForgetSyncs(ShardId shard);
+  // What was pulled of the shard after `as_of` may have gone since: all of that is known as of
+  // then.
+  void LimitTo(ShardId shard, Instant as_of);
   // Whether enough was pulled since then to have what was pulled before.
   bool IsPulledAgain(ShardId shard) const;
 

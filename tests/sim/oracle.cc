@@ -227,7 +227,7 @@ void Oracle::Dropped(int node, const EventRef& event, const Cluster& cluster) {
   const auto adopting = adopting_.find(event->shard);
   if (adopting != adopting_.end() && router::IsKeyed(router::AsBytes(event->id)) &&
       IsLongAgo(adopting->second)) {
-    adopted_[node][event->shard] = {world_.now(), {}};
+    adopted_[node][event->shard] = {world_.now(), adopting->second, {}};
   }
   const uint32_t index = IndexOf(event);
   const Tag& first = tags_[tags_[index].first];

@@ -136,6 +136,7 @@ class Oracle {
   // accepted again elsewhere: whom it has pulled from since.
   struct Adopted {
     Time time_us = 0;
+    Time decided_us = 0;
     std::set<int> pulled_from;  // of those that had joined
   };
 

@@ -24,10 +24,11 @@ void Oracle::CheckFresh(int node, ShardId shard, const SimStore& store) {
   const auto adopted = adopted_[node].find(shard);
   if (adopted != adopted_[node].end() &&
       adopted->second.pulled_from.size() < knobs_.rf - knobs_.write_quorum) {
-    return world_.Violate(
-        absl::StrCat("node ", node, " serves shard ", shard, ", of which it dropped at ",
-                     adopted->second.time_us, " us what may have been accepted again elsewhere"),
-        shard);
+    return world_.Violate(absl::StrCat("node ", node, " serves shard ", shard,
+                                       ", of which it dropped at ", adopted->second.time_us,
+                                       " us, by what was decided at ", adopted->second.decided_us,
+                                       " us, what may have been accepted again elsewhere"),
+                          shard);
   }
   const std::vector<Acknowledgement>& acknowledged = acknowledged_[shard];
   size_t& held = held_[node][shard];

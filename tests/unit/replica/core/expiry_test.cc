@@ -77,11 +77,19 @@ class ExpiryTest : public testing::Test {
         held_.calls.push_back(std::move(call));
         continue;
       }
+      if (static_cast<int>(call.peer) == silent_) {
+        core_->CallEnded(call.id, absl::UnavailableError("it is away"), {}, now_, next);
+        continue;
+      }
       PeerResponse answer = AnswerOf(call);  // it may take time
       core_->CallEnded(call.id, absl::OkStatus(), std::move(answer), now_, next);
     }
     for (Actions::Storage& storage : actions.storage) {
       if (auto* expire = std::get_if<ExpireRanges>(&storage.request)) {
+        if (holds_expiry_) {
+          held_.storage.push_back(std::move(storage));
+          continue;
+        }
         expired_.insert(expired_.end(), expire->ranges.begin(), expire->ranges.end());
         ++digests_.expired_keyed;
         for (const v1::ExpiredRange& range : expire->ranges) {
@@ -162,8 +170,10 @@ class ExpiryTest : public testing::Test {
   v1::ExpiredRange told_;
   std::vector<uint32_t> asked_;
   std::vector<v1::ExpiredRange> expired_;
-  bool differs_ = false;      // the peers' logs do
-  bool holds_hours_ = false;  // no answer about hours comes
+  bool differs_ = false;       // the peers' logs do
+  bool holds_hours_ = false;   // no answer about hours comes
+  bool holds_expiry_ = false;  // nothing is expired yet
+  int silent_ = -1;            // this peer answers nothing
   Actions held_;
   int rows_asked_ = 0;
   int records_asked_ = 0;
@@ -244,6 +254,47 @@ TEST_F(ExpiryTest, NoClockThatIsWrongMakesAnythingGoEarly) {
     skew_us_[liar] = 0;
     Run(100);
   }
+}
+
+// When it was decided would be said by the one that may be ahead, and others go by that.
+TEST_F(ExpiryTest, NothingIsDecidedWhileItIsNotKnownWhichOfTwoClocksIsWrong) {
+  skew_us_[1] = 30 * kSecondUs;
+  silent_ = 2;
+  RunUntilServing();
+  Expire(kOld);
+  EXPECT_TRUE(expired_.empty());
+  silent_ = -1;
+  Run(100);
+  Expire(kOld);
+  ASSERT_FALSE(expired_.empty());
+  EXPECT_LE(WallS{expired_[0].expired_at_s()}, kStartS + now_ / kSecondUs + 5);
+}
+
+// What the peer held when the session began may have been here by a copy that has gone since.
+TEST_F(ExpiryTest, ASessionInWhichKeyedEventsWentTellsOnlyWhatWasHereWhenTheOthersWereAsked) {
+  RunUntilServing();
+  Run(100);
+  std::vector<Instant> begun;
+  core_->ObserveSyncs([&](uint32_t, ShardId, Instant at, bool) { begun.push_back(at); });
+  holds_expiry_ = true;
+  Expire(kOld);
+  ASSERT_EQ(held_.storage.size(), 1u);
+  differs_ = holds_hours_ = true;
+  core_->SyncNow(core_->shards());
+  Run(5);
+  ASSERT_FALSE(held_.calls.empty());
+  holds_expiry_ = differs_ = holds_hours_ = false;
+  const Instant went = now_;
+  Actions going;
+  going.storage = std::exchange(held_.storage, {});
+  while (!going.empty()) going = Answer(std::move(going));
+  ASSERT_FALSE(expired_.empty());
+  Actions held = std::exchange(held_, {});
+  while (!held.empty()) held = Answer(std::move(held));
+  EXPECT_TRUE(begun.empty());
+  Run(100);
+  ASSERT_FALSE(begun.empty()) << "it is pulled again";
+  EXPECT_GT(begun[0], went);
 }
 
 TEST_F(ExpiryTest, WhatAPeerHasExpiredIsAdopted) {

@@ -206,6 +206,23 @@ TEST_F(FreshnessTest, InANewClusterNobodyHasToWait) {
   EXPECT_TRUE(freshness.HoldsAll(0, false));
 }
 
+// A copy went by this node's own decision, of which the others were asked at 100.
+TEST_F(FreshnessTest, WhatWasPulledSinceIsKnownAsOfThenWhereSomethingOfItMayHaveGone) {
+  Poll(1, 10, 12);
+  Poll(2, 10, 12);
+  Sync(1, 90);
+  Sync(2, 120);
+  received_[1][2] = 1;
+  Poll(1, 130, 132);
+  EXPECT_EQ(Complete(140), 120);
+  freshness_.LimitTo(0, 100);
+  EXPECT_EQ(freshness_.SyncBegun(1, 0), 90);
+  EXPECT_EQ(freshness_.SyncBegun(2, 0), 100);
+  EXPECT_EQ(Complete(140), 100);
+  Sync(1, 150);
+  EXPECT_EQ(Complete(160), 150);
+}
+
 // What it lost may have been on it and on another disk that lost it as well, which says nothing.
 TEST_F(FreshnessTest, ADamagedDiskIsWholeOnlyAfterEnoughThatHaveJoined) {
   unjoined_[2] = true;
