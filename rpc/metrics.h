@@ -54,10 +54,10 @@ class ScrapeHook {
 // Everything in the text exposition format, as of now. Thread-safe.
 std::string MetricsText();
 
-// Serves GET /metrics on host:port (port 0: any).
+// Serves GET /metrics on host:port (port 0: any), one request a connection.
 class MetricsServer {
  public:
-  // kUnavailable where the address is taken.
+  // kUnavailable where the address is taken, or the process has no descriptors left.
   static absl::StatusOr<std::unique_ptr<MetricsServer>> Start(const std::string& address);
   ~MetricsServer();
   int port() const;

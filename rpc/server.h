@@ -31,13 +31,15 @@ struct ServerOptions {
 
 class Server {
  public:
-  // Not serving at first. kUnavailable where the address is taken or does not resolve.
+  // Not serving at first. kUnavailable where the address is taken or does not resolve, or the
+  // process has no descriptors left.
   static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options);
   ~Server();
   int port() const;
   // All health names at once, but for "live". Thread-safe.
   void SetServing(bool serving);
-  // Says not serving, lets calls under way end, cancels what is left after `grace`. Idempotent.
+  // Says not serving, closes the port, lets calls under way end, cancels what is left after
+  // `grace`. Idempotent.
   void Shutdown(absl::Duration grace);
 
  private:
