@@ -352,7 +352,7 @@ def parse_arguments(argv):
     parser.add_argument("--flood_rate", type=float, default=1000, help="tags a second of the flood")
     parser.add_argument("--flood_into", choices=INTO, default="minute",
                         help="each in a minute or hour of its own; or all in one minute, to compare with")
-    parser.add_argument("--flood_s", type=float, default=60)
+    parser.add_argument("--flood_s", type=float, default=60, help="how long each flood lasts")
     parser.add_argument("--network", action="store_true", help="each process in a network namespace of its own, for cuts (root)")
     parser.add_argument("--proxies", action="store_true", help="nodes are reached over proxies, for addresses that change")
     parser.add_argument("--disks", action="store_true", help="a disk for each node, which can be slow, full or off without the others (root)")

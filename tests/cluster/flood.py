@@ -42,7 +42,7 @@ class Flood:
         self._lock = threading.Lock()
 
     def run(self, until):
-        """Until `until()` says so; how many seconds that were."""
+        """Until `until()` says so."""
         began = time.monotonic()
         with concurrent.futures.ThreadPoolExecutor(SENDERS) as senders:
             running = set()
@@ -58,12 +58,11 @@ class Flood:
                 time.sleep(max(0.0, began + turn * PERIOD_S - time.monotonic()))
             for batch in running:
                 batch.result()
-        return time.monotonic() - began
 
     def text(self):
         where = "one minute" if self.into == "one" else f"{self.into}s of their own"
-        return (f"flood into {where}: {self.acknowledged} tags acknowledged, "
-                f"{self.refused} refused, {self.uncertain} uncertain; the slowest batch of {self._batch} took {self.slowest_s:.2f} s")
+        return (f"flood into {where}: {self.acknowledged} tags acknowledged, {self.refused} refused, {self.uncertain} uncertain; "
+                f"the slowest batch of {self._batch} took {self.slowest_s:.2f} s")
 
     def _lines(self):
         step = INTO[self.into]
