@@ -40,8 +40,7 @@ Core::Core(const CoreOptions& options, const router::Placement& placement,
       received_(placement.instances.size()),
       wanted_(placement.shards(), kNever),
       adopted_(placement.shards(), kNever),
-      adopted_of_s_(placement.shards()),
-      dropped_(placement.shards()) {
+      adopted_of_s_(placement.shards()) {
   // Those that share no shard are asked what time it is.
   for (uint32_t i = 0; i < peers_.size(); ++i) {
     if (i == options_.self) continue;

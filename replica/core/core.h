@@ -166,7 +166,7 @@ class Core {
   void Do(Peer& peer, SyncSession::Next next, Instant now, Actions& actions);
   void NotePulled(Peer& peer);
   void NoteAdopting(StorageId id, const ExpireRanges& adopt);
-  void NoteExpired(Instant now);
+  void NoteExpired();
   void NoteAdopted(StorageId id, Instant now);
   // Whether what was accepted again is here, but for the last moments, after copies that did not
   // tell so may have been expired by a peer's decision.
@@ -230,12 +230,6 @@ class Core {
     std::vector<std::pair<ShardId, uint64_t>> expired_keyed;
   };
   std::optional<OwnExpiry> expiring_;
-  // By shard: when copies of keyed events last went by that, and as of when the others were asked.
-  struct Drop {
-    Instant at = kNever;
-    Instant asked = kNever;
-  };
-  std::vector<Drop> dropped_;
   CoreStats counts_;  // those that only grow
   OnSynced on_synced_;
 };

@@ -107,11 +107,16 @@ void Core::DecideExpiry(Instant now, Actions& actions) {
 
 // What was accepted again after the others were asked may have been here by a copy that has gone
 // now. So whatever was pulled since then tells only what was here as of then.
-void Core::NoteExpired(Instant now) {
+void Core::NoteExpired() {
   for (const auto& [shard, expired_keyed] : expiring_->expired_keyed) {
     if (digests_.ExpiredKeyed(shard) == expired_keyed) continue;
-    dropped_[shard] = {now, expiring_->asked};
     freshness_.LimitTo(shard, expiring_->asked);
+    for (const std::unique_ptr<Peer>& peer : peers_) {
+      if (peer == nullptr || peer->session == nullptr) continue;
+      if (peer->session->begun() <= expiring_->asked) continue;
+      Instant& limit = peer->limits.try_emplace(shard, expiring_->asked).first->second;
+      limit = std::min(limit, expiring_->asked);
+    }
     if (expiring_->asked <= adopted_[shard]) freshness_.ForgetSyncs(shard);
   }
   expiring_.reset();

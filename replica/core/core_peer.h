@@ -28,6 +28,9 @@ struct Core::Peer {
   std::string refusal;  // what it answered to the last poll where it did not take it for its peer's
   std::unique_ptr<SyncSession> session;
   Freshness::Known known;        // when the session began
+  // By shard, where this node's own decisions took copies away since the session began: as of when
+  // it tells what is here.
+  absl::flat_hash_map<ShardId, Instant> limits;
   Instant step_began = kNever;   // of the session, the one that is under way
   SyncSession::Next put_off;     // what the session wants next, once the rate allows it
   uint64_t expired_version = 0;  // what it has expired, at the last poll

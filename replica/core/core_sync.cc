@@ -87,6 +87,7 @@ bool Core::StartSession(Peer& peer, Instant now, Actions& actions) {
   }
   peer.session = std::make_unique<SyncSession>(placement_.version, std::move(scope), digests_);
   peer.known = freshness_.KnownOf(peer.index);
+  peer.limits.clear();
   ++counts_.sessions_started;
   Do(peer, peer.session->Begin(now), now, actions);
   return true;
@@ -160,7 +161,7 @@ void Core::StorageEnded(StorageId id, const absl::Status& status, std::string mi
     return;
   }
   if (expiring_ && id == expiring_->id) {
-    NoteExpired(now);
+    NoteExpired();
     if (!status.ok()) next_expiry_ = now + kExpiryRetryUs;
     return;
   }
@@ -179,10 +180,10 @@ void Core::NotePulled(Peer& peer) {
   for (const ShardId shard : session.TakePulled()) {
     std::erase(peer.failed, shard);
     if (session.begun() <= adopted_[shard]) continue;
-    const Drop& drop = dropped_[shard];
-    if (session.begun() <= drop.at && session.begun() > drop.asked) {
-      if (drop.asked <= adopted_[shard]) continue;
-      freshness_.Synced(peer.index, shard, drop.asked, peer.known, session.incarnation(), nullptr);
+    if (const auto limit = peer.limits.find(shard); limit != peer.limits.end()) {
+      if (limit->second <= adopted_[shard]) continue;
+      freshness_.Synced(peer.index, shard, limit->second, peer.known, session.incarnation(),
+                        nullptr);
       continue;
     }
     freshness_.Synced(peer.index, shard, session.begun(), peer.known, session.incarnation(),
