@@ -27,7 +27,7 @@ struct Core::Peer {
   Instant next_poll = kNever;
   std::string refusal;  // what it answered to the last poll where it did not take it for its peer's
   std::unique_ptr<SyncSession> session;
-  Freshness::Known known;        // when the session began
+  Freshness::Known known;  // when the session began
   // By shard, where this node's own decisions took copies away since the session began: as of when
   // it tells what is here.
   absl::flat_hash_map<ShardId, Instant> limits;

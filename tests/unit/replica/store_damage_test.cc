@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "replica/damage.h"
+#include "replica/scrubber.h"
 #include "replica/store.h"
 #include "testing.h"
 
@@ -261,6 +262,22 @@ TEST_F(StoreDamageTest, ADamagedTableIsFoundAndTheFolderMadeAnew) {
   ASSERT_TRUE((*store)->RecordJoined({3}).ok());
   (*store)->RemoveWhatIsBack({0, 1, 2, 3});
   EXPECT_FALSE(fs::exists(path + "/damaged"));
+}
+
+TEST_F(StoreDamageTest, TheScrubFindsWhatNobodyReadsAndRestsWhereAllIsWell) {
+  const std::string path = Closed();
+  auto store = Open(path);
+  ASSERT_TRUE(store.ok()) << store.status();
+  {
+    const Scrubber scrubber(**store, absl::Milliseconds(100));
+    absl::SleepFor(absl::Seconds(2));  // some walks
+  }
+  EXPECT_EQ((*store)->damage(), "");
+  Flip(Files(path, ".sst").back(), 3);
+  const Scrubber scrubber(**store, absl::Milliseconds(100));
+  const absl::Time end = absl::Now() + absl::Seconds(60);
+  while ((*store)->damage().empty() && absl::Now() < end) absl::SleepFor(absl::Milliseconds(10));
+  EXPECT_THAT((*store)->damage(), testing::HasSubstr(".sst"));
 }
 
 TEST_F(StoreDamageTest, WhatWasSetAsideFirstStaysUntilAllIsBack) {
