@@ -393,6 +393,7 @@ TEST_F(ServerTest, AnyAddressIsOfBothFamilies) {
 }
 
 TEST_F(ServerTest, WhoConnectsWhileTheTableOfDescriptorsIsFullIsServedOnceItIsNot) {
+  if (!kTableMayBeFull) GTEST_SKIP() << "a sanitizer needs descriptors";
   const auto server = StartServer();
   ASSERT_NE(server, nullptr);
   FileDescriptor client(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
