@@ -11,6 +11,7 @@ import time
 
 import cgroups
 from api import Gateway
+from background import Background
 
 SENDERS = 4  # batches on their way at once
 PERIOD_S = 0.1  # from one batch to the next
@@ -86,22 +87,13 @@ class Flood:
             self.refused += len(lines) if refused else 0
 
 
-class MemoryWatch:
+class MemoryWatch(Background):
     """What the processes of a cluster take, files' pages aside, looked at once a second. Those that are away are left out."""
 
     def __init__(self, cluster):
+        super().__init__()
         self._cluster = cluster
         self.first, self.most = self._taken(), {}
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stopping.set()
-        self._thread.join()
 
     def text(self):
         return "MiB at first, and at most: " + ", ".join(

@@ -8,6 +8,7 @@ import time
 
 import grpc_api
 from api import MINUTE_MS, Gateway, bucket_text, make_tag, unique, unique_minute
+from background import Background
 from inner import Node
 from placement import shard_of
 from running import READY_TIMEOUT_S, TIME_SCALE, wait_until
@@ -117,23 +118,14 @@ class Polls:
         return answer.rows[0].count, answer.rows[0].sum_price
 
 
-class ProfilePolls:
+class ProfilePolls(Background):
     """Asks gateways for the profile of one user after the other; none is ever empty."""
 
     def __init__(self, cluster, tags):
+        super().__init__()
         self.wrong, self.right = [], 0
         self._tags = tags
         self._gateways = [Gateway(address, timeout_s=5 * TIME_SCALE) for address in cluster.http]
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stopping.set()
-        self._thread.join()
 
     def _run(self):
         turn = 0
