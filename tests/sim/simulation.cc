@@ -158,6 +158,8 @@ class Simulation {
   // A healed cluster takes every write, and they are read at once unless messages and disks are so
   // slow that a peer is late without a fault.
   void WriteLast() {
+    // What a node holds of its peers' lanes is as of its last tick.
+    world_.RunUntil(world_.now() + 2 * knobs_.tick_us);
     const Time slowest = 2 * knobs_.delay_max_us + 3 * knobs_.commit_max_us + knobs_.read_max_us;
     if (slowest < knobs_.core.late_min_us / 2) oracle_.ExpectReadable();
     const uint64_t failed = clients_.failed();
