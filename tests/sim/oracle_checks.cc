@@ -99,7 +99,8 @@ void Oracle::CheckSynced(int node, int peer, ShardId shard, const Holdings& held
       if (there.Has(IndexOf(event)) || kept == nullptr) return violate("lacks tag ", event);
       continue;
     }
-    if (is_owed(event) && !HasRow(IndexOf(event), here)) {
+    // As below.
+    if (is_owed(event) && !HasRow(IndexOf(event), here) && !InLog(IndexOf(event), there)) {
       return violate("lacks the row of tag ", event);
     }
   }
