@@ -190,7 +190,8 @@ void Replicator::NoteComplete(Instant now) {
 }
 
 void Replicator::TendDamage(Instant now) {
-  if (now < next_tending_) return;
+  // A shard that has joined stays so in this process.
+  if (is_tidy_ || now < next_tending_) return;
   next_tending_ = now + kTendingPeriodUs;
   std::vector<ShardId> damaged;
   std::set<std::string> awaited;
@@ -214,7 +215,7 @@ void Replicator::TendDamage(Instant now) {
     return;
   }
   if (std::exchange(was_damaged_, false)) rpc::LogInfo("what a damaged disk lost is back");
-  if (!is_whole || is_tidy_) return;
+  if (!is_whole) return;
   is_tidy_ = expiries_.Run([this, held = std::move(held)] { store_.RemoveWhatIsBack(held); });
 }
 

@@ -15,11 +15,6 @@
 #include "rpc/log.h"
 
 namespace allezon::replica {
-namespace {
-
-constexpr char kAcceptFlag[] = "--accept_data_loss";
-
-}  // namespace
 
 // --- while it is open ---
 
@@ -121,8 +116,8 @@ absl::Status Store::MarkUnreadable(const absl::Status& why, bool has_opened) con
     return absl::DataLossError(
         absl::StrCat(why.message(),
                      "; the folder is damaged and no other replica has what it holds: restore it "
-                     "from a copy, or start with ",
-                     kAcceptFlag, " to go on with what can still be read"));
+                     "from a copy, or start with --accept_data_loss to go on with what can still "
+                     "be read"));
   }
   DamageMark mark{DamageMark::Extent::kLog, std::string(why.message())};
   if (has_opened || mark_.has_value()) mark.extent = DamageMark::Extent::kData;
@@ -177,13 +172,13 @@ absl::Status Store::RecordDamage() {
     lost = "its last process ended without syncing what it had acknowledged (--wal=async)";
   }
   if (!lost.empty() && !HasOthers() && !options_.accept_data_loss) {
-    return absl::DataLossError(
-        absl::StrCat(where, ": ", lost, ", and no other replica has what may be lost; start with ",
-                     kAcceptFlag, " to go on with what is there"));
+    return absl::DataLossError(absl::StrCat(where, ": ", lost));
   }
+  const bool is_in_doubt = HasOthers() && (!lost.empty() || ends_torn_);
+  const bool is_as_before = !is_in_doubt && !options_.accept_data_loss && asked.IsNotFound();
+  if (is_as_before && options_.sync_wal && !ends_torn_) return absl::OkStatus();
   rocksdb::WriteBatch batch;
   absl::MutexLock lock(&mutex_);
-  const bool is_in_doubt = HasOthers() && (!lost.empty() || ends_torn_);
   if (is_in_doubt) {
     joined_.assign(options_.shards, '\0');
     complete_as_of_s_ = 0;
