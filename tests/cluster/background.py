@@ -16,6 +16,10 @@ class Background:
         return self
 
     def __exit__(self, *_):
+        self.stop()
+
+    def stop(self):
+        """Ends it; may be called again."""
         self._stopping.set()
         self._thread.join()
 

@@ -121,7 +121,6 @@ class Disks:
             throttle_file().write_text(f"{device} 0")
         self._slow.clear()
 
-
     def _image(self, id_):
         return self.folder / "disks" / f"{id_}.ext4"
 

@@ -9,8 +9,6 @@ import urllib.error
 SCRUB_S = 4
 # By what RocksDB calls its files. IDENTITY, OPTIONS and LOCK are not read when a folder is opened.
 KINDS = {"log": "*.log", "table": "*.sst", "manifest": "MANIFEST-*", "current": "CURRENT"}
-
-
 # What the log says: what that means.
 FOUND = {
     "and an empty one takes its place": "the damage, and all is back",

@@ -5,10 +5,10 @@ in part."""
 import dataclasses
 import http.client
 import random
-import threading
 import time
 
 from api import MINUTE_MS, Gateway, bucket_text, make_tag, unique
+from background import Background
 from running import TIME_SCALE
 
 BURST = 20  # tags that a minute begins with
@@ -45,7 +45,7 @@ class Minute:
     uncertain: bool = False  # a tag of it was never acknowledged
 
 
-class Stragglers:
+class Stragglers(Background):
     """A thread that stores `per_s` tags a second in minutes of its own, one before the other from `before_ms` back. Each
     begins with a burst, a new one every `every_s`; then late tags go into one of them after the other. It asks for what it has stored: a
     minute is answered in full, or refused where retention may have expired some of it, or is what was accepted since.
@@ -58,6 +58,7 @@ class Stragglers:
     """
 
     def __init__(self, addresses, before_ms, *, retention_s, per_s=1.0, every_s=None, seed=1):
+        super().__init__()
         self.retention_s = retention_s
         self.minutes = []
         self.wrong = []
@@ -68,19 +69,6 @@ class Stragglers:
         self._pause_s = 1 / per_s
         self._every_s = every_s or min(60.0, max(5.0, retention_s / 4))
         self._random = random.Random(seed)
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.stop()
-
-    def stop(self):
-        self._stopping.set()
-        self._thread.join()
 
     def tags(self):
         """All that were acknowledged."""

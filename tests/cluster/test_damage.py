@@ -10,17 +10,10 @@ import time
 from faults import check_replicas
 from flips import garble
 from load import Load, short
-from running import TIME_SCALE
+from running import TIME_SCALE, wait_until
 
 SCRUB_S = 2
 FOUND_WITHIN_S = 30 * TIME_SCALE
-
-
-def wait_for(condition, what):
-    end = time.monotonic() + FOUND_WITHIN_S
-    while not condition():
-        assert time.monotonic() < end, f"not within {FOUND_WITHIN_S} s: {what}"
-        time.sleep(0.1)
 
 
 def log_lines(cluster, id_, text):
@@ -46,9 +39,9 @@ def test_a_damaged_node_gets_back_what_it_lost(fresh_cluster):
             data = pathlib.Path(cluster.entry(id_)["data"])
             garble(data, kind)
             cluster.restart(id_)
-            wait_for(lambda: log_lines(cluster, id_, "what a damaged disk lost is back"), f"{id_} is whole again")
+            wait_until(lambda: log_lines(cluster, id_, "what a damaged disk lost is back"), FOUND_WITHIN_S, f"{id_} is whole again")
             cluster.wait_serving(id_)
-            wait_for(lambda: not (data / "damaged").exists(), f"{id_} has removed what it set aside")
+            wait_until(lambda: not (data / "damaged").exists(), FOUND_WITHIN_S, f"{id_} has removed what it set aside")
         load.stop()
         load.assert_right()
         load.assert_no_failure()
@@ -64,18 +57,18 @@ def test_a_node_says_what_it_waits_for(fresh_cluster):
     cluster.kill("p2", signal.SIGTERM)
     garble(cluster.entry("p1")["data"], "log")
     cluster.restart("p1")
-    wait_for(lambda: log_lines(cluster, "p1", "lost is not back yet"), "p1 says that it waits")
+    wait_until(lambda: log_lines(cluster, "p1", "lost is not back yet"), FOUND_WITHIN_S, "p1 says that it waits")
     line = json.loads(log_lines(cluster, "p1", "lost is not back yet")[-1])
     assert line["shards"].split(",") == [str(shard) for shard in range(128)]
     assert "p2" in line["waits_for"].split(",")
     # With p0 alone it cannot be whole: what it lost may have been here and on p2 only.
-    wait_for(lambda: cluster.metrics("p1")["allezon_sync_sessions_started"] > 8, "p1 has pulled all from p0")
+    wait_until(lambda: cluster.metrics("p1")["allezon_sync_sessions_started"] > 8, FOUND_WITHIN_S, "p1 has pulled all from p0")
     metrics = cluster.metrics("p1")
     assert metrics["allezon_replica_shards_damaged"] == 128
     assert metrics["allezon_replica_shards_serving"] == 0
     cluster.restart("p2")
     cluster.wait_serving()
-    wait_for(lambda: cluster.metrics("p1")["allezon_replica_shards_damaged"] == 0, "the metric says so")
+    wait_until(lambda: cluster.metrics("p1")["allezon_replica_shards_damaged"] == 0, FOUND_WITHIN_S, "the metric says so")
 
 
 def test_a_service_of_one_node_refuses_a_damaged_folder_until_told(fresh_cluster):
