@@ -301,8 +301,8 @@ TEST_F(ApiTest, AProfileIsPrintedNewestFirstAsItCame) {
     EXPECT_EQ(response.body,
               absl::StrCat(R"({"cookie":"a/b","views":[)", kTagJson, R"(],"buys":[]})"));
   }
-  EXPECT_EQ(services_.profile_reader.last.cookie, "a/b");
-  EXPECT_EQ(services_.profile_reader.last.limit, 200u);
+  EXPECT_EQ(services_.profile_reader.last().cookie, "a/b");
+  EXPECT_EQ(services_.profile_reader.last().limit, 200u);
 }
 
 TEST_F(ApiTest, AStoredTagThatCannotBeReadIsAnError) {

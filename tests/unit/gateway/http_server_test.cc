@@ -122,7 +122,7 @@ TEST_F(HttpServerTest, TheTargetIsTakenAsItCame) {
       Call("GET /user_profiles/a%2Fb+c%252F?time_range=2022-03-01T00%3A00:00_2022-03-02T00:00:00"
            "?limit=3 HTTP/1.1\r\n\r\n"),
       HasSubstr(R"({"cookie":"a/b+c%2F","views":[],"buys":[]})"));
-  EXPECT_EQ(services_.profile_reader.last.limit, 3u);
+  EXPECT_EQ(services_.profile_reader.last().limit, 3u);
 }
 
 TEST_F(HttpServerTest, ChunkedBodies) {

@@ -3,6 +3,7 @@
 // Services that are not there: writers and readers that answer what a test says.
 #pragma once
 
+#include <atomic>
 #include <deque>
 #include <functional>
 #include <future>
@@ -74,16 +75,27 @@ class FakeWriter final : public router::Writer {
   bool hold_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
+// Queries come from many threads at once; what to do with them is said while none is on its way.
 class FakeProfileReader final : public router::ProfileReader {
  public:
   absl::StatusOr<router::Profile> Read(const router::ProfileQuery& query, absl::Time) override {
-    last = query;
+    {
+      absl::MutexLock lock(&mutex_);
+      last_ = query;
+    }
     if (before) before();
     return answer;
   }
+  router::ProfileQuery last() const {
+    absl::MutexLock lock(&mutex_);
+    return last_;
+  }
   std::function<void()> before;
   absl::StatusOr<router::Profile> answer = router::Profile{};
-  router::ProfileQuery last;
+
+ private:
+  mutable absl::Mutex mutex_;
+  router::ProfileQuery last_ ABSL_GUARDED_BY(mutex_);
 };
 
 class FakeAggregateReader final : public router::AggregateReader {
@@ -103,7 +115,7 @@ class FakeAggregateReader final : public router::AggregateReader {
   }
   absl::StatusOr<std::vector<router::AggregateBucket>> answer =
       std::vector<router::AggregateBucket>{};
-  int calls = 0;
+  std::atomic<int> calls{0};
 };
 
 struct FakeServices {
