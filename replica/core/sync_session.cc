@@ -77,7 +77,7 @@ SyncSession::Next SyncSession::Stored(std::string missing) {
     case Step::kAllEvents:
       return has_more_ ? AskEvents() : NextMinute();
     case Step::kRows:
-      return has_more_ ? AskRows() : EndShard();
+      return has_more_ ? AskRows() : LookAgain();
     default:
       return {};
   }
@@ -213,7 +213,7 @@ absl::StatusOr<SyncSession::Next> SyncSession::TookHourDigests(
     const v1::ReadDigestsResponse& response) {
   if (absl::Status status = hour_page_.Took(response); !status.ok()) return status;
   for (const v1::SetDigest& theirs : response.digests()) {
-    if (has_rows_of(shards_.front()) ||
+    if (looks_for_raised() ||
         !SameSet(theirs, digests_.HourDigest(shards_.front(), theirs.start()))) {
       hours_.push_back(theirs.start());
     }
@@ -230,7 +230,7 @@ absl::StatusOr<SyncSession::Next> SyncSession::TookMinuteDigests(
     // Equal sets may differ in when they were accepted last, which a disk that was new or away must
     // be told of: retention asks for it.
     const bool same = SameSet(theirs, own);
-    if (same && !(has_rows_of(shard) &&
+    if (same && !(looks_for_raised() &&
                   theirs.newest_accepted_s() > digests_.NewestAcceptedS(shard, theirs.start()))) {
       continue;
     }
@@ -352,7 +352,7 @@ SyncSession::Next SyncSession::NextHours() {
   }
   if (!asked_hours_.empty()) return AskMinutes();
   if (hour_page_.has_more) return AskHours();
-  return has_rows_of(shards_.front()) ? AskRows() : EndShard();
+  return has_rows_of(shards_.front()) && !looks_again_ ? AskRows() : EndShard();
 }
 
 // --- rows, and the end of a shard ---
@@ -372,12 +372,21 @@ absl::StatusOr<SyncSession::Next> SyncSession::TookRows(v1::ReadRowsResponse& re
     return absl::InternalError("a peer's rows do not go on");
   }
   after_ = std::move(*response.mutable_last_key());
-  if (response.rows().empty()) return has_more_ ? AskRows() : EndShard();
+  if (response.rows().empty()) return has_more_ ? AskRows() : LookAgain();
   StoreRows store;
   store.shard = shards_.front();
   store.rows.reserve(response.rows().size());
   for (v1::ViewRow& row : *response.mutable_rows()) store.rows.push_back(std::move(row));
   return StorageRequest(std::move(store));
+}
+
+// What had expired may have been accepted again, after its minute was looked at and before its row
+// was read: its row was left out then, as that of an event. What differs now has it.
+SyncSession::Next SyncSession::LookAgain() {
+  looks_again_ = true;
+  after_.clear();
+  hour_page_ = {};
+  return AskHours();
 }
 
 SyncSession::Next SyncSession::EndShard() {
@@ -387,6 +396,7 @@ SyncSession::Next SyncSession::EndShard() {
 }
 
 SyncSession::Next SyncSession::NextShard() {
+  looks_again_ = false;
   after_.clear();
   hour_page_ = {};
   if (shards_.empty()) return expired_of_.empty() ? AskConfirm() : AskExpired();

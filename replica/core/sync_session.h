@@ -27,7 +27,8 @@ namespace allezon::replica {
 //
 // What the peer has expired is asked for last: whatever its log did not hold any more when its
 // events were read is among the rows that were read after them, and what it expires after that was
-// read as events. Not thread-safe.
+// read as events. After the rows the log is looked at once more: a tag that had expired and was
+// accepted again meanwhile is an event by then. Not thread-safe.
 class SyncSession {
  public:
   // What is to be done next; monostate: nothing, it has ended.
@@ -85,6 +86,8 @@ class SyncSession {
     kConfirm
   };
 
+  // Whether the peer may know of a later acceptance of what is here too.
+  bool looks_for_raised() const { return has_rows_of(shards_.front()) && !looks_again_; }
   Next AskExpired();
   v1::ReadDigestsRequest DigestsOf(v1::DigestLevel level, absl::Span<const ShardId> shards) const;
   Next AskDigests(Step step, v1::ReadDigestsRequest request);
@@ -99,6 +102,7 @@ class SyncSession {
   // Goes on with the next minute; page of minutes or hours, rows or shard.
   Next NextMinute();
   Next NextHours();
+  Next LookAgain();
   Next EndShard();
   Next NextShard();
   Next AskConfirm();
@@ -132,6 +136,7 @@ class SyncSession {
     absl::Status Took(const v1::ReadDigestsResponse& response);
   };
   std::deque<ShardId> shards_;  // still to be looked into, the first one is under way
+  bool looks_again_ = false;    // at the log of that one, after its rows
   std::deque<int64_t> hours_;   // of the page, that differ and were not asked about
   Page hour_page_;
   std::vector<int64_t> asked_hours_;  // whose minutes are asked for

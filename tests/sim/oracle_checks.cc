@@ -99,15 +99,12 @@ void Oracle::CheckSynced(int node, int peer, ShardId shard, const Holdings& held
       if (there.Has(IndexOf(event)) || kept == nullptr) return violate("lacks tag ", event);
       continue;
     }
-    // As below.
-    if (is_owed(event) && !HasRow(IndexOf(event), here) && !InLog(IndexOf(event), there)) {
+    if (is_owed(event) && !HasRow(IndexOf(event), here)) {
       return violate("lacks the row of tag ", event);
     }
   }
   for (const EventRef& event : held.rows) {
     if (event->shard != shard || HasRow(IndexOf(event), here) || !is_owed(event)) continue;
-    // It was accepted again meanwhile: then it comes as an event does.
-    if (InLog(IndexOf(event), there)) continue;
     return violate("lacks the row of the old tag ", event);
   }
 }

@@ -73,6 +73,7 @@ class SyncSessionTest : public testing::Test {
   absl::StatusOr<int> Pull(const std::function<void(int)>& meanwhile = [](int) {}) {
     SyncSession::Scope scope;
     scope.shards = {kShard};
+    if (with_rows_) scope.with_rows = {kShard};
     SyncSession session(1, std::move(scope), own_);
     int calls = 0;
     SyncSession::Next next = session.Begin(1);
@@ -82,6 +83,7 @@ class SyncSessionTest : public testing::Test {
         continue;
       }
       meanwhile(calls++);
+      if (std::holds_alternative<v1::ReadRowsRequest>(std::get<PeerRequest>(next))) before_rows_();
       auto taken = session.Answered(Answer(std::get<PeerRequest>(next)));
       if (!taken.ok()) return taken.status();
       next = *std::move(taken);
@@ -99,6 +101,15 @@ class SyncSessionTest : public testing::Test {
       for (const auto& [id, event] : EventsOf(ids->minute())) {
         response.mutable_ids()->append(id);
         response.add_accepted_s(1);
+      }
+      return response;
+    }
+    if (std::holds_alternative<v1::ReadExpiredRequest>(request)) return v1::ReadExpiredResponse();
+    if (std::holds_alternative<v1::ReadRowsRequest>(request)) {
+      v1::ReadRowsResponse response;
+      for (const auto& [minute, id] : peer_expired_) {
+        // That of an event in the log is left out.
+        if (!peer_.all().contains({minute, id})) response.add_rows()->set_key(id);
       }
       return response;
     }
@@ -173,6 +184,10 @@ class SyncSessionTest : public testing::Test {
       }
       return "";
     }
+    if (const auto* rows = std::get_if<StoreRows>(&request)) {
+      for (const v1::ViewRow& row : rows->rows) own_rows_.insert(row.key());
+      return "";
+    }
     const auto& find = std::get<FindMissing>(request);
     std::string missing;
     for (size_t at = 0; at < find.ids.size(); at += 16) {
@@ -185,6 +200,10 @@ class SyncSessionTest : public testing::Test {
   Set own_, peer_;
   int page_ = 1'000;
   int events_page_ = 1'000;
+  bool with_rows_ = false;
+  std::set<std::pair<int64_t, std::string>> peer_expired_;  // whose rows it has
+  std::set<std::string> own_rows_;
+  std::function<void()> before_rows_ = [] {};
   bool goes_on_ = true;  // pages begin after the last one
   uint64_t incarnation_ = kIncarnation;
 };
@@ -262,6 +281,24 @@ TEST_F(SyncSessionTest, EventsOfSeveralMinutesComeInPages) {
     ASSERT_TRUE(calls.ok()) << calls.status();
     for (const auto& one : peer_.all()) EXPECT_TRUE(own_.all().contains(one)) << one.first;
     own_ = before;
+  }
+}
+
+// An expired tag that is accepted again is an event, whose row is not given as one.
+TEST_F(SyncSessionTest, WhatIsAcceptedAgainBeforeItsRowIsReadIsPulled) {
+  with_rows_ = true;
+  constexpr char kExpired[] = "an expired one__", kAgain[] = "accepted again__";
+  for (int64_t hour = 0; hour < 5; ++hour) peer_.AddOne(hour * 60);
+  peer_expired_ = {{61, kExpired}, {62, kAgain}};
+  before_rows_ = [&] { peer_.Add(62, kAgain); };
+  for (page_ = 1; page_ < 8; ++page_) {
+    own_ = {};
+    own_rows_.clear();
+    peer_.minutes.erase(62);
+    const absl::StatusOr<int> calls = Pull();
+    ASSERT_TRUE(calls.ok()) << calls.status();
+    EXPECT_EQ(own_.all(), peer_.all());
+    EXPECT_EQ(own_rows_, std::set<std::string>{kExpired});
   }
 }
 
