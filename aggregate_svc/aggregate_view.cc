@@ -97,40 +97,42 @@ absl::Status AggregateView::Open(const replica::ViewContext& context) {
   context_ = context;
   auto on_disk = sealed_.Open(context);
   if (!on_disk.ok()) return on_disk.status();
-  const std::vector<int64_t> logged = context_.log->Minutes();
-  size_t rebuilt = 0;
-  for (const int64_t number : logged) {
-    const auto minute = std::make_shared<Minute>(number);
-    std::vector<SealedRef> sealed;
-    if (const auto found = on_disk->find(number); found != on_disk->end()) {
-      sealed = std::move(found->second);
-      on_disk->erase(found);
-    }
-    if (Sum(sealed) != context_.log->MinuteDigest(number)) {
-      absl::StatusOr<std::unique_ptr<Segment>> segment = ReadLog(number);
-      if (!segment.ok()) return segment.status();
-      // Stored at once instead of being kept, so that a start-up needs no memory for what nobody
-      // asks for.
-      absl::StatusOr<SealedRef> stored =
-          sealed_.Replace(number, sealed, *std::move(segment), kPlus);
-      if (!stored.ok()) return stored.status();
-      sealed = {*stored};
-      TheMeters().rebuilt.Increment();
-      ++rebuilt;
-    }
-    absl::MutexLock minute_lock(&minute->mutex);
-    for (SealedRef& one : sealed) {
-      minute->sides[one.sign()].closed.sealed.push_back(std::move(one));
-    }
-    absl::MutexLock lock(&mutex_);
-    minutes_[number] = minute;
-  }
+  size_t minutes = 0, rebuilt = 0;
+  absl::Status status = context_.log->VisitMinutes(
+      [&](int64_t number, const replica::Digest& digest) -> absl::Status {
+        ++minutes;
+        const auto minute = std::make_shared<Minute>(number);
+        std::vector<SealedRef> sealed;
+        if (const auto found = on_disk->find(number); found != on_disk->end()) {
+          sealed = std::move(found->second);
+          on_disk->erase(found);
+        }
+        if (Sum(sealed) != digest) {
+          absl::StatusOr<std::unique_ptr<Segment>> segment = ReadLog(number);
+          if (!segment.ok()) return segment.status();
+          // Stored at once instead of being kept, so that a start-up needs no memory for what
+          // nobody asks for.
+          absl::StatusOr<SealedRef> stored =
+              sealed_.Replace(number, sealed, *std::move(segment), kPlus);
+          if (!stored.ok()) return stored.status();
+          sealed = {*stored};
+          TheMeters().rebuilt.Increment();
+          ++rebuilt;
+        }
+        absl::MutexLock minute_lock(&minute->mutex);
+        for (SealedRef& one : sealed) {
+          minute->sides[one.sign()].closed.sealed.push_back(std::move(one));
+        }
+        absl::MutexLock lock(&mutex_);
+        minutes_[number] = minute;
+        return absl::OkStatus();
+      });
+  if (!status.ok()) return status;
   for (const auto& [number, sealed] : *on_disk) {
     if (absl::Status status = sealed_.Remove(number, sealed); !status.ok()) return status;
   }
   if (rebuilt > 0) {
-    rpc::LogInfo("segments rebuilt from the log",
-                 {{"rebuilt", rebuilt}, {"minutes", logged.size()}});
+    rpc::LogInfo("segments rebuilt from the log", {{"rebuilt", rebuilt}, {"minutes", minutes}});
   }
   return absl::OkStatus();
 }

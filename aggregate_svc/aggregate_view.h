@@ -166,7 +166,8 @@ class AggregateView final : public replica::View {
   // As ScanMinute, with its digest.
   absl::StatusOr<MinuteAnswer> ScanSet(int64_t number, absl::Span<const uint32_t> shards,
                                        const Filter& filter);
-  replica::Digest LogDigest(int64_t number, absl::Span<const uint32_t> shards) const;
+  absl::StatusOr<replica::Digest> LogDigest(int64_t number,
+                                            absl::Span<const uint32_t> shards) const;
   // Fills `minute` from the log again after a sealed segment of it could not be read. kAborted:
   // it changed meanwhile and may do now.
   absl::Status Repair(const MinuteRef& minute);

@@ -162,10 +162,15 @@ absl::Status AggregateView::AddClosed(int64_t number, const Closed& closed, Sign
   return absl::OkStatus();
 }
 
-replica::Digest AggregateView::LogDigest(int64_t number, absl::Span<const uint32_t> shards) const {
-  replica::Digest digest;
-  for (const uint32_t shard : shards) digest.Add(context_.log->BucketDigest(number, shard));
-  return digest;
+absl::StatusOr<replica::Digest> AggregateView::LogDigest(int64_t number,
+                                                         absl::Span<const uint32_t> shards) const {
+  replica::Digest sum;
+  for (const uint32_t shard : shards) {
+    const absl::StatusOr<replica::Digest> digest = context_.log->BucketDigest(number, shard);
+    if (!digest.ok()) return digest.status();
+    sum.Add(*digest);
+  }
+  return sum;
 }
 
 absl::StatusOr<MinuteAnswer> AggregateView::ScanSet(int64_t number,
@@ -173,15 +178,18 @@ absl::StatusOr<MinuteAnswer> AggregateView::ScanSet(int64_t number,
                                                     const Filter& filter) {
   for (int attempt = 0; attempt < kDigestAttemptsMax; ++attempt) {
     if (attempt > 0) absl::SleepFor(kDigestPause);
-    const replica::Digest before = LogDigest(number, shards);
+    const absl::StatusOr<replica::Digest> before = LogDigest(number, shards);
+    if (!before.ok()) return before.status();
     absl::StatusOr<MinuteAnswer> answer = ScanMinute(number, shards, filter);
     if (!answer.ok()) return answer.status();
     // Between a commit and Committed the log holds another set than what was scanned; where it held
     // that one, and the shards' part was the same before and after, so was the scan's.
-    if (answer->held != context_.log->MinuteDigest(number) || LogDigest(number, shards) != before) {
-      continue;
-    }
-    answer->digest = before;
+    const absl::StatusOr<replica::Digest> held = context_.log->MinuteDigest(number);
+    if (!held.ok()) return held.status();
+    const absl::StatusOr<replica::Digest> after = LogDigest(number, shards);
+    if (!after.ok()) return after.status();
+    if (answer->held != *held || *after != *before) continue;
+    answer->digest = *before;
     return answer;
   }
   return BusyMinute(number);

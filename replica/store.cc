@@ -204,9 +204,13 @@ absl::Status Store::ReadBucket(int64_t minute, ShardId shard,
                                           options_.path, " cannot be read"));
 }
 
-Digest Store::MinuteDigest(int64_t minute) const {
+absl::StatusOr<Digest> Store::MinuteDigest(int64_t minute) const {
   absl::MutexLock lock(&mutex_);
   return buckets_.MinuteDigest(minute);
+}
+
+absl::StatusOr<Digest> Store::BucketDigest(int64_t minute, ShardId shard) const {
+  return BucketOf(minute, shard).digest;
 }
 
 Digest Store::ShardDigest(ShardId shard) const {
@@ -233,12 +237,19 @@ uint64_t Store::EventCount() const {
   return buckets_.event_count();
 }
 
-std::vector<int64_t> Store::Minutes() const {
-  absl::MutexLock lock(&mutex_);
-  std::vector<int64_t> minutes;
-  minutes.reserve(buckets_.minutes().size());
-  for (const auto& [minute, shards] : buckets_.minutes()) minutes.push_back(minute);
-  return minutes;
+absl::Status Store::VisitMinutes(
+    absl::FunctionRef<absl::Status(int64_t, const Digest&)> visit) const {
+  std::vector<std::pair<int64_t, Digest>> minutes;
+  {
+    absl::MutexLock lock(&mutex_);
+    for (const auto& [minute, shards] : buckets_.minutes()) {
+      minutes.emplace_back(minute, buckets_.MinuteDigest(minute));
+    }
+  }
+  for (const auto& [minute, digest] : minutes) {
+    if (absl::Status status = visit(minute, digest); !status.ok()) return status;
+  }
+  return absl::OkStatus();
 }
 
 uint32_t Store::ExpiredThroughS(ShardId shard, int64_t minute) const {

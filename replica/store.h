@@ -174,11 +174,10 @@ class Store final : public LogReader, public DigestSource {
                           const std::function<void(const LogEntry&)>& visit) const override;
   absl::Status ReadBucket(int64_t minute, ShardId shard,
                           const std::function<void(const LogEntry&)>& visit) const override;
-  Digest MinuteDigest(int64_t minute) const override;
-  Digest BucketDigest(int64_t minute, ShardId shard) const override {
-    return BucketOf(minute, shard).digest;
-  }
-  std::vector<int64_t> Minutes() const override;
+  absl::StatusOr<Digest> MinuteDigest(int64_t minute) const override;
+  absl::StatusOr<Digest> BucketDigest(int64_t minute, ShardId shard) const override;
+  absl::Status VisitMinutes(
+      absl::FunctionRef<absl::Status(int64_t, const Digest&)> visit) const override;
   uint32_t RemovedThroughS(ShardId shard, int64_t minute) const override;
   uint32_t ExpiredAtS(absl::Span<const ShardId> shards, int64_t minute) const override;
   int64_t NewestTimeMs() const override;

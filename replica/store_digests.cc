@@ -143,7 +143,7 @@ void Store::SaveAllDigests() {
 }
 
 absl::Status Store::CheckDigests() const {
-  for (const int64_t minute : Minutes()) {
+  return VisitMinutes([this](int64_t minute, const Digest&) -> absl::Status {
     absl::StatusOr<BucketIndex::Shards> found = BucketsOfLog(minute);
     if (!found.ok()) return found.status();
     absl::MutexLock lock(&mutex_);
@@ -158,8 +158,8 @@ absl::Status Store::CheckDigests() const {
     if (found->size() != recorded.size()) {
       return absl::DataLossError(absl::StrCat("minute ", minute, " has events without a digest"));
     }
-  }
-  return absl::OkStatus();
+    return absl::OkStatus();
+  });
 }
 
 }  // namespace allezon::replica

@@ -10,7 +10,9 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "allezon/v1/replica.pb.h"
@@ -53,12 +55,15 @@ class LogReader {
   virtual absl::Status ReadBucket(int64_t minute, ShardId shard,
                                   const std::function<void(const LogEntry&)>& visit) const = 0;
   // The digest of the minute over all shards of this node: the sum of the digests of its (shard,
-  // minute) buckets, as of what is committed.
-  virtual Digest MinuteDigest(int64_t minute) const = 0;
-  // The digest of one of those buckets.
-  virtual Digest BucketDigest(int64_t minute, ShardId shard) const = 0;
-  // Minutes that hold anything, in order.
-  virtual std::vector<int64_t> Minutes() const = 0;
+  // minute) buckets, as of what is committed. kUnavailable, kDataLoss: the disk.
+  virtual absl::StatusOr<Digest> MinuteDigest(int64_t minute) const = 0;
+  // The digest of one of those buckets. Errors as above.
+  virtual absl::StatusOr<Digest> BucketDigest(int64_t minute, ShardId shard) const = 0;
+  // Calls `visit` with every minute that holds anything, in order, and its MinuteDigest. What
+  // changes meanwhile may be told as it was or as it is. Errors as above, or what `visit` returns,
+  // which ends it. There may be millions of them.
+  virtual absl::Status VisitMinutes(
+      absl::FunctionRef<absl::Status(int64_t minute, const Digest& digest)> visit) const = 0;
   // Up to which acceptance (seconds since 1970) retention may have removed events of the bucket; 0
   // where it never did. Views keep what they want of them.
   virtual uint32_t RemovedThroughS(ShardId shard, int64_t minute) const = 0;

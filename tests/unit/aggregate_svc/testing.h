@@ -128,17 +128,24 @@ class MapLog final : public replica::LogReader {
     return Read(
         minute, [&](uint32_t of) { return of == shard; }, visit);
   }
-  replica::Digest MinuteDigest(int64_t minute) const override {
+  absl::StatusOr<replica::Digest> MinuteDigest(int64_t minute) const override {
     return DigestOf(minute, [](uint32_t) { return true; });
   }
-  replica::Digest BucketDigest(int64_t minute, replica::ShardId shard) const override {
+  absl::StatusOr<replica::Digest> BucketDigest(int64_t minute,
+                                               replica::ShardId shard) const override {
     return DigestOf(minute, [&](uint32_t of) { return of == shard; });
   }
-  std::vector<int64_t> Minutes() const override {
-    absl::MutexLock lock(&mutex_);
+  absl::Status VisitMinutes(
+      absl::FunctionRef<absl::Status(int64_t, const replica::Digest&)> visit) const override {
     std::vector<int64_t> minutes;
-    for (const auto& [minute, events] : minutes_) minutes.push_back(minute);
-    return minutes;
+    {
+      absl::MutexLock lock(&mutex_);
+      for (const auto& [minute, events] : minutes_) minutes.push_back(minute);
+    }
+    for (const int64_t minute : minutes) {
+      if (absl::Status status = visit(minute, *MinuteDigest(minute)); !status.ok()) return status;
+    }
+    return absl::OkStatus();
   }
   uint32_t RemovedThroughS(replica::ShardId, int64_t) const override { return 0; }
   uint32_t ExpiredAtS(absl::Span<const replica::ShardId> shards, int64_t minute) const override {

@@ -395,7 +395,7 @@ TEST_P(DroppedBucketTest, LeavesTheOtherShardsRowsThroughSealsMergesAndRestarts)
   for (const bool close : {true, false}) {
     db_.Restart(close);
     EXPECT_EQ(All().totals.sum_price, each * 101 + 301);
-    EXPECT_EQ(All().digest, db_.log().MinuteDigest(7));
+    EXPECT_EQ(All().digest, *db_.log().MinuteDigest(7));
   }
   db_.Expire(7, {0, 2}, 3000);
   EXPECT_EQ(All().totals.count, 0u);
@@ -496,7 +496,7 @@ TEST_F(ViewContractTest, ABucketThatIsDroppedWhileItsMinuteIsBeingStoredStaysDro
         const auto both = db_.view().Scan({kShard, kShard + 1}, 7, 8, kViewsOfO, true);
         ASSERT_TRUE(both.ok()) << both.status();
         EXPECT_EQ((*both)[0].totals.count, kept + 1);
-        EXPECT_EQ((*both)[0].digest, db_.log().MinuteDigest(7));
+        EXPECT_EQ((*both)[0].digest, *db_.log().MinuteDigest(7));
         if (round < 2) {
           EXPECT_EQ(db_.log().minutes_read, reads);
           Tick(db_);
@@ -553,7 +553,7 @@ TEST_F(ViewContractTest, DroppedBucketsStayDroppedWhileOthersSealTheirMinute) {
       db_.view().Scan({kShard, kShard + 1}, 7, 8, kViewsOfO, /*with_digests=*/true);
   ASSERT_TRUE(answers.ok()) << answers.status();
   EXPECT_EQ((*answers)[0].totals.count, 301u);
-  EXPECT_EQ((*answers)[0].digest, db_.log().MinuteDigest(7));
+  EXPECT_EQ((*answers)[0].digest, *db_.log().MinuteDigest(7));
 }
 
 TEST_F(ViewContractTest, ABrokenValueIsRebuiltFromTheLogWhileItRuns) {

@@ -56,9 +56,14 @@ class FakeLog final : public replica::LogReader {
                           const std::function<void(const replica::LogEntry&)>&) const override {
     return absl::OkStatus();
   }
-  replica::Digest MinuteDigest(int64_t) const override { return {}; }
-  replica::Digest BucketDigest(int64_t, replica::ShardId) const override { return {}; }
-  std::vector<int64_t> Minutes() const override { return {}; }
+  absl::StatusOr<replica::Digest> MinuteDigest(int64_t) const override { return replica::Digest(); }
+  absl::StatusOr<replica::Digest> BucketDigest(int64_t, replica::ShardId) const override {
+    return replica::Digest();
+  }
+  absl::Status VisitMinutes(
+      absl::FunctionRef<absl::Status(int64_t, const replica::Digest&)>) const override {
+    return absl::OkStatus();
+  }
   uint32_t RemovedThroughS(replica::ShardId shard, int64_t minute) const override {
     const auto found = removed_through_s.find({shard, minute});
     return found == removed_through_s.end() ? 0 : found->second;

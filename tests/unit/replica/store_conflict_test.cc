@@ -162,7 +162,7 @@ TEST(StoreConflict, TheSmallerHashIsKeptWhateverComesFirst) {
                 (std::map<std::string, std::string>{
                     {LogKey(small.minute, small.shard, router::AsBytes(small.id)),
                      std::string(small.tag)}}));
-      EXPECT_EQ(replica->store().MinuteDigest(small.minute).count, 1u);
+      EXPECT_EQ(replica->store().MinuteDigest(small.minute)->count, 1u);
       replica->Reopen();
       EXPECT_EQ(replica->store().EventCount(), 1u);
       // Neither one comes again as a new event.

@@ -46,7 +46,7 @@ class StoreDigestsTest : public testing::Test {
   }
   Digests All() const {
     Digests all;
-    for (const int64_t minute : store_->Minutes()) {
+    for (const int64_t minute : MinutesOf(*store_)) {
       for (ShardId shard = 0; shard < router::kShardsDefault; ++shard) {
         const Digest digest = store_->MinuteDigest(shard, minute);
         if (digest.count > 0) all[{minute, shard}] = {digest.count, digest.sum};
@@ -106,11 +106,11 @@ TEST_F(StoreDigestsTest, AShardThatLostItsOnlyEventOfAMinuteStaysEmpty) {
   ASSERT_TRUE(store_->Commit({&first, 1}).ok());
   SaveQuiet();
   ASSERT_TRUE(store_->Commit({&second, 1}).ok());
-  EXPECT_THAT(store_->Minutes(), testing::ElementsAre(1));
+  EXPECT_THAT(MinutesOf(*store_), testing::ElementsAre(1));
   ExpectKept();
   SaveQuiet();
   ExpectKept();
-  EXPECT_THAT(store_->Minutes(), testing::ElementsAre(1));
+  EXPECT_THAT(MinutesOf(*store_), testing::ElementsAre(1));
 }
 
 TEST_F(StoreDigestsTest, ManyMinutesAtATimeAreSavedAsTheyCome) {
@@ -130,7 +130,7 @@ TEST_F(StoreDigestsTest, AMinuteThatRetentionExpiredLeavesNothingBehind) {
   Commit(entries);
   ExpireOld(*store_, accepted_s);
   MaintainAll(*store_);
-  EXPECT_THAT(store_->Minutes(), testing::ElementsAre(48 * 60));
+  EXPECT_THAT(MinutesOf(*store_), testing::ElementsAre(48 * 60));
   ExpectKept();
 }
 

@@ -124,9 +124,9 @@ TEST_F(StoreExpiryTest, WhatComesAfterTheDecisionSavesItsBucket) {
   ASSERT_TRUE(step.ok() && *step);
   ASSERT_TRUE(store_->Commit({entries.Add("c", 2, "", 2000)}).ok());
   ASSERT_TRUE(store_->Expire(**step).ok());
-  EXPECT_EQ(store_->MinuteDigest(0).count, 2u);
+  EXPECT_EQ(store_->MinuteDigest(0)->count, 2u);
   EXPECT_EQ(store_->ExpiredAtS({old.shard}, 0), 0u) << "it was not expired";
-  EXPECT_EQ(store_->MinuteDigest(1).count, 0u);
+  EXPECT_EQ(store_->MinuteDigest(1)->count, 0u);
   EXPECT_EQ(store_->ExpiredAtS({old.shard}, 1), 7u);
   EXPECT_TRUE(store_->CheckDigests().ok()) << store_->CheckDigests();
   // Later it goes, and the key with it.

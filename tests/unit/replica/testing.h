@@ -22,6 +22,17 @@
 
 namespace allezon::replica {
 
+// Minutes that hold anything, in order.
+inline std::vector<int64_t> MinutesOf(const Store& store) {
+  std::vector<int64_t> minutes;
+  const absl::Status status = store.VisitMinutes([&](int64_t minute, const Digest&) {
+    minutes.push_back(minute);
+    return absl::OkStatus();
+  });
+  EXPECT_TRUE(status.ok()) << status;
+  return minutes;
+}
+
 // A folder that goes when the test does.
 class TempFolder {
  public:
