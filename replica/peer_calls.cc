@@ -151,6 +151,7 @@ void PeerCalls::Send(const Actions::Replicate& batch) {
   call->request->set_placement_version(placement_.version);
   identities_.SetFrom(*call->request->mutable_from());
   call->request->set_oldest_age_us(static_cast<uint64_t>(batch.oldest_age_us));
+  call->request->set_sent_wall_us(absl::ToUnixMicros(absl::Now()));
   call->request->mutable_events()->Reserve(static_cast<int>(batch.events.size()));
   for (const EventRef& from : batch.events) {
     v1::Event& event = *call->request->add_events();

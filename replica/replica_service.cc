@@ -98,8 +98,7 @@ grpc::ServerUnaryReactor* ReplicaServiceImpl::Replicate(grpc::CallbackServerCont
   }
   // The request lives until the call is finished.
   auto incoming =
-      Take(BorrowEvents, context_, replicator_,
-           replicator_.AcceptanceOfReplicates(absl::Microseconds(request->oldest_age_us())),
+      Take(BorrowEvents, context_, replicator_, replicator_.AcceptanceOfReplicates(*from, *request),
            reactor, *request, *response);
   if (incoming == nullptr) return reactor;
   const absl::Status status = replicator_.Store(

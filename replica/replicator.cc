@@ -318,9 +318,12 @@ Acceptance Replicator::AcceptanceOfWrites() {
   return acceptance;
 }
 
-Acceptance Replicator::AcceptanceOfReplicates(absl::Duration age) {
+Acceptance Replicator::AcceptanceOfReplicates(uint32_t coordinator,
+                                              const v1::ReplicateRequest& request) {
   absl::MutexLock lock(&mutex_);
-  return {core_.RuleOfReplicates(absl::ToInt64Microseconds(age), Now()), nullptr};
+  return {core_.RuleOfReplicates(coordinator, static_cast<Instant>(request.oldest_age_us()),
+                                 request.sent_wall_us(), Now()),
+          nullptr};
 }
 
 absl::Status Replicator::Write(std::shared_ptr<const Incoming> incoming, absl::Time deadline,

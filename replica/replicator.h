@@ -56,9 +56,9 @@ class Replicator {
   // Coordinates a write: `done` is called once, from any thread, unless an error is returned.
   // kUnavailable: this node cannot coordinate it now. kResourceExhausted: a queue is full.
   absl::Status Write(std::shared_ptr<const Incoming> incoming, absl::Time deadline, Outcome done);
-  // How to take the events of a write, and of what a peer took at most so long ago. Thread-safe.
+  // How to take the events of a write, and of what a peer sends. Thread-safe.
   Acceptance AcceptanceOfWrites();
-  Acceptance AcceptanceOfReplicates(absl::Duration age);
+  Acceptance AcceptanceOfReplicates(uint32_t coordinator, const v1::ReplicateRequest& request);
 
   // Stores what a peer coordinates. `done` is called once, from any thread, unless an error is
   // returned.

@@ -25,7 +25,7 @@ void AgreedClock::Heard(uint32_t instance, WallUs wall_us, Instant sent, Instant
 std::optional<WallUs> AgreedClock::NotAfterUs(Instant now) const {
   std::vector<WallUs> walls;
   for (const Clock& clock : clocks_) {
-    if (clock.heard && clock.at >= now - kHeardMaxUs) walls.push_back(clock.offset_low_us + now);
+    if (WasHeard(clock, now)) walls.push_back(clock.offset_low_us + now);
   }
   if (walls.size() < std::min<size_t>(clocks_.size(), 2)) return std::nullopt;
   std::sort(walls.begin(), walls.end(), std::greater<>());
@@ -35,7 +35,7 @@ std::optional<WallUs> AgreedClock::NotAfterUs(Instant now) const {
 std::vector<WallUs> AgreedClock::LatestWalls(Instant now) const {
   std::vector<WallUs> walls;
   for (const Clock& clock : clocks_) {
-    if (clock.heard && clock.at >= now - kHeardMaxUs) walls.push_back(clock.offset_high_us + now);
+    if (WasHeard(clock, now)) walls.push_back(clock.offset_high_us + now);
   }
   return walls;
 }
@@ -65,17 +65,21 @@ StampRule AgreedClock::RuleOfWrites(WallS retention_s, Instant now) const {
   return rule;
 }
 
-StampRule AgreedClock::RuleOfReplicates(WallS retention_s, Instant age_us, Instant now) const {
+StampRule AgreedClock::RuleOfReplicates(WallS retention_s, uint32_t coordinator, Instant age_us,
+                                        WallUs sent_wall_us, Instant now) const {
   StampRule rule = RuleOfWrites(retention_s, now);
   rule.has_earlier = false;
   rule.high_s = std::numeric_limits<uint32_t>::max();
   // Of two clocks it is not known which one is wrong. To be made newer by one that is ahead would
   // have the event outlive its copies elsewhere; the coordinator has seen to it already.
-  if (LatestWalls(now).size() < kClocksToJudge) {
+  const Clock& sender = clocks_[coordinator];
+  if (LatestWalls(now).size() < kClocksToJudge || !WasHeard(sender, now)) {
     rule.low_s = 0;
     return rule;
   }
-  const WallUs agreed = NotBeforeUs(now) - age_us;
+  // A connection may stand still, and a batch come long after it was sent.
+  const WallUs on_its_way = std::max<WallUs>(sender.offset_high_us + now - sent_wall_us, 0);
+  const WallUs agreed = NotBeforeUs(now) - age_us - on_its_way;
   rule.low_s = ToStamp(agreed - StampSlackUs(retention_s) - kSecondUs);
   rule.now_s = ToStamp(agreed);
   return rule;

@@ -79,8 +79,11 @@ class AgreedClock {
 
   // For what a node takes as a coordinator. Where too few clocks were heard, no stamp is too late.
   StampRule RuleOfWrites(WallS retention_s, Instant now) const;
-  // For what a coordinator took at most `age_us` ago: only stamps that are too early are wrong.
-  StampRule RuleOfReplicates(WallS retention_s, Instant age_us, Instant now) const;
+  // For what a coordinator took at most `age_us` before it sent this, when its own wall clock said
+  // `sent_wall_us`: only stamps that are too early are wrong. Where it is not known how long it was
+  // on its way, none is.
+  StampRule RuleOfReplicates(WallS retention_s, uint32_t coordinator, Instant age_us,
+                             WallUs sent_wall_us, Instant now) const;
 
  private:
   struct Clock {
@@ -90,6 +93,9 @@ class AgreedClock {
     WallUs offset_low_us = 0;
     WallUs offset_high_us = 0;
   };
+  static bool WasHeard(const Clock& clock, Instant now) {
+    return clock.heard && clock.at >= now - kHeardMaxUs;
+  }
   // Of those that were heard lately, at most.
   std::vector<WallUs> LatestWalls(Instant now) const;
 

@@ -63,13 +63,15 @@ class Core {
 
   // --- what peers ask of this node ---
 
-  // The stamps of what this node is asked to coordinate, and of what a coordinator took at most so
-  // long ago; to be applied before Write and before the commit.
+  // The stamps of what this node is asked to coordinate, and of what a coordinator took at most
+  // `age_us` before it sent it, when its wall clock said `sent_wall_us`; to be applied before Write
+  // and before the commit.
   StampRule RuleOfWrites(Instant now) const {
     return clock_.RuleOfWrites(options_.retention_s, now);
   }
-  StampRule RuleOfReplicates(Instant age_us, Instant now) const {
-    return clock_.RuleOfReplicates(options_.retention_s, age_us, now);
+  StampRule RuleOfReplicates(uint32_t coordinator, Instant age_us, WallUs sent_wall_us,
+                             Instant now) const {
+    return clock_.RuleOfReplicates(options_.retention_s, coordinator, age_us, sent_wall_us, now);
   }
   // A peer's events were committed, and are in the digests: call before it is answered. Fills in
   // the response what the peer must know.

@@ -352,7 +352,8 @@ SyncSession::Next SyncSession::NextHours() {
   }
   if (!asked_hours_.empty()) return AskMinutes();
   if (hour_page_.has_more) return AskHours();
-  return has_rows_of(shards_.front()) && !looks_again_ ? AskRows() : EndShard();
+  if (looks_again_) return EndShard();
+  return has_rows_of(shards_.front()) ? AskRows() : LookAgain();
 }
 
 // --- rows, and the end of a shard ---
@@ -380,8 +381,9 @@ absl::StatusOr<SyncSession::Next> SyncSession::TookRows(v1::ReadRowsResponse& re
   return StorageRequest(std::move(store));
 }
 
-// What had expired may have been accepted again, after its minute was looked at and before its row
-// was read: its row was left out then, as that of an event. What differs now has it.
+// While the log was looked at, the event of a key may have made way for one of an earlier minute,
+// which was looked at already. And what had expired may have been accepted again, whose row was
+// left out then, as that of an event. What differs now has them.
 SyncSession::Next SyncSession::LookAgain() {
   looks_again_ = true;
   after_.clear();

@@ -27,8 +27,9 @@ namespace allezon::replica {
 //
 // What the peer has expired is asked for last: whatever its log did not hold any more when its
 // events were read is among the rows that were read after them, and what it expires after that was
-// read as events. After the rows the log is looked at once more: a tag that had expired and was
-// accepted again meanwhile is an event by then. Not thread-safe.
+// read as events. The log is looked at twice, the second time after the rows: meanwhile the tag of
+// a key may have moved to a minute that was passed already, or a tag that had expired may have been
+// accepted again, and be an event by then. Not thread-safe.
 class SyncSession {
  public:
   // What is to be done next; monostate: nothing, it has ended.
@@ -136,7 +137,7 @@ class SyncSession {
     absl::Status Took(const v1::ReadDigestsResponse& response);
   };
   std::deque<ShardId> shards_;  // still to be looked into, the first one is under way
-  bool looks_again_ = false;    // at the log of that one, after its rows
+  bool looks_again_ = false;    // at the log of that one
   std::deque<int64_t> hours_;   // of the page, that differ and were not asked about
   Page hour_page_;
   std::vector<int64_t> asked_hours_;  // whose minutes are asked for

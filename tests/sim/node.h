@@ -73,7 +73,7 @@ class SimNode {
   void Input(uint64_t process, Task task);
   void OnWrite(const std::vector<EventRef>& events, Time deadline_in, WriteReply reply);
   void OnReplicate(const v1::NodeIdentity& from, const std::vector<EventRef>& events,
-                   Time oldest_age, ReplicateReply reply);
+                   Time oldest_age, Time sent_wall_us, ReplicateReply reply);
   void OnCall(std::shared_ptr<const replica::PeerRequest> request, CallReply reply);
 
   // --- checks ---

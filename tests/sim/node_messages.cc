@@ -21,9 +21,9 @@ void SimNode::SendReplicate(const Actions::Replicate& replicate) {
   identities_->SetTo(replicate.peer, to);
   CallNode<v1::ReplicateResponse>(
       cluster_, index_, static_cast<int>(replicate.peer), to, replicate.timeout_us, true,
-      [from = identities_->own(), events, age = replicate.oldest_age_us](SimNode& peer,
-                                                                         ReplicateReply reply) {
-        peer.OnReplicate(from, *events, age, std::move(reply));
+      [from = identities_->own(), events, age = replicate.oldest_age_us, wall = Wall()](
+          SimNode& peer, ReplicateReply reply) {
+        peer.OnReplicate(from, *events, age, wall, std::move(reply));
       },
       [this, peer = replicate.peer, batch = replicate.batch](
           absl::Status status, const v1::ReplicateResponse& response) {
@@ -87,10 +87,10 @@ absl::Status SimNode::CheckAnswer(uint32_t peer, const replica::PeerResponse& re
 // --- what peers ask of it ---
 
 void SimNode::OnReplicate(const v1::NodeIdentity& by, const std::vector<EventRef>& sent,
-                          Time oldest_age, ReplicateReply reply) {
+                          Time oldest_age, Time sent_wall_us, ReplicateReply reply) {
   const absl::StatusOr<uint32_t> from = identities_->CheckFrom(by);
   if (!from.ok()) return reply(from.status(), {});
-  const replica::StampRule rule = core_->RuleOfReplicates(oldest_age, Clock());
+  const replica::StampRule rule = core_->RuleOfReplicates(*from, oldest_age, sent_wall_us, Clock());
   SimDisk::Commit commit;
   for (const EventRef& event : sent) {
     commit.events.push_back(WithStamp(event, rule.Apply(event->accepted_s)));

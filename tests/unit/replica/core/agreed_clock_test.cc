@@ -71,10 +71,32 @@ TEST(AgreedClock, PutsStampsRightThatAreWrong) {
   EXPECT_EQ(writes.Apply(now_s - 90'000), now_s);
   EXPECT_EQ(writes.Apply(now_s + 90'000), now_s);
   // What a coordinator took an hour ago may say so.
-  const StampRule replicates = clock.RuleOfReplicates(86'400, 3'600 * kSecond, 0);
+  const StampRule replicates = clock.RuleOfReplicates(86'400, 1, 3'600 * kSecond, kTrue, 0);
   EXPECT_EQ(replicates.Apply(now_s - 3'600), now_s - 3'600);
   EXPECT_EQ(replicates.Apply(now_s), now_s);
   EXPECT_EQ(replicates.Apply(now_s - 90'000), now_s - 3'600);
+}
+
+// Else a copy that was held up on its way would be newer than the tag, and outlive it.
+TEST(AgreedClock, AllowsForTheTimeThatABatchWasOnItsWay) {
+  AgreedClock clock(3, 0);
+  clock.Own(kTrue, 0);
+  clock.Heard(1, kTrue - kDay, 0, 0);  // its clock is wrong, and tells durations all the same
+  clock.Heard(2, kTrue, 0, 0);
+  const auto now_s = static_cast<uint32_t>(kTrue / kSecond);
+  const auto apply = [&](uint32_t coordinator, WallUs sent_wall_us, uint32_t stamp_s) {
+    return clock.RuleOfReplicates(86'400, coordinator, 0, sent_wall_us, 30 * kSecond)
+        .Apply(stamp_s);
+  };
+  EXPECT_EQ(apply(1, kTrue - kDay, now_s), now_s) << "30 s";
+  EXPECT_EQ(apply(1, kTrue - kDay + 30 * kSecond, now_s), now_s + 30) << "none";
+  EXPECT_EQ(apply(1, kTrue + 30 * kSecond, now_s), now_s + 30) << "its clock was put right since";
+  EXPECT_EQ(apply(2, kTrue + 10 * kSecond, now_s + 10), now_s + 10) << "20 s";
+  EXPECT_EQ(apply(2, kTrue + 10 * kSecond, now_s), now_s + 10) << "20 s";
+  // Of a clock that was not heard for long nothing is known.
+  AgreedClock deaf(4, 0);
+  for (uint32_t i = 0; i < 3; ++i) deaf.Heard(i, kTrue, 0, 0);
+  EXPECT_EQ(deaf.RuleOfReplicates(86'400, 3, 0, kTrue, 0).Apply(now_s - 90'000), now_s - 90'000);
 }
 
 }  // namespace

@@ -284,6 +284,28 @@ TEST_F(SyncSessionTest, EventsOfSeveralMinutesComeInPages) {
   }
 }
 
+// The tag of a key moves to an earlier minute where another body of it comes.
+TEST_F(SyncSessionTest, WhatMovesToAMinuteThatWasPassedIsPulled) {
+  for (const int64_t minute : {60, 120, 180, 300}) peer_.AddOne(minute);
+  constexpr char kMoving[] = "a key that moves";
+  for (page_ = 1; page_ < 6; ++page_) {
+    for (int at = 0; at < 20; ++at) {
+      own_ = {};
+      peer_.minutes.erase(120);
+      peer_.AddOne(120);
+      peer_.Add(240, kMoving);
+      const absl::StatusOr<int> calls = Pull([&](int call) {
+        if (call != at) return;
+        peer_.minutes.erase(240);
+        peer_.Add(120, kMoving);
+      });
+      ASSERT_TRUE(calls.ok()) << calls.status();
+      const auto has = [&](int64_t minute) { return own_.all().contains({minute, kMoving}); };
+      EXPECT_TRUE(has(120) || has(240)) << "moved before call " << at;
+    }
+  }
+}
+
 // An expired tag that is accepted again is an event, whose row is not given as one.
 TEST_F(SyncSessionTest, WhatIsAcceptedAgainBeforeItsRowIsReadIsPulled) {
   with_rows_ = true;
