@@ -26,7 +26,24 @@ constexpr size_t kTagJsonBytes = 320;  // about what a tag takes; only to reserv
 constexpr size_t kParsedCopies = 14;
 constexpr int64_t kMismatchLogIntervalSeconds = 1;
 
+// A path means the same whichever of its characters are escaped, but for an escaped '/', which is
+// none. The cookie is decoded by who reads it.
+std::string WithoutEscapes(std::string_view path) {
+  const size_t end = path.starts_with('/') ? std::min(path.find('/', 1), path.size()) : 0;
+  const absl::StatusOr<std::string> first = PercentDecode(path.substr(0, end), false);
+  if (!first.ok() || first->find('/', 1) != std::string::npos) return std::string(path);
+  return absl::StrCat(*first, absl::string_view(path.data() + end, path.size() - end));
+}
+
+// `cookie` borrows from the path.
 Route RouteOf(std::string_view path, std::string_view& cookie) {
+  if (const size_t escape = path.find('%'); escape < path.find('/', 1)) {
+    std::string_view other;
+    const Route route = RouteOf(WithoutEscapes(path), other);
+    if (route != Route::kUserProfiles) return route;
+    cookie = path.substr(path.find('/', 1) + 1);
+    return route;
+  }
   if (path == "/user_tags") return Route::kUserTags;
   if (path == "/aggregates") return Route::kAggregates;
   if (path == "/healthz") return Route::kHealthz;

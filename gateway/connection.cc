@@ -22,8 +22,12 @@ constexpr size_t kTrailersMax = 32;
 // Bodies up to this size are not counted: every connection may hold one.
 constexpr size_t kUncountedBytes = 64 << 10;
 constexpr size_t kBudgetStepBytes = 256 << 10;
-constexpr auto kLingerTime = std::chrono::milliseconds(1000);
-constexpr size_t kLingerBytesMax = 16 << 20;
+// A client that is still sending when it is answered sees the answer only if its bytes go on being
+// taken: so long at most, with so much time between two of them. One that is slow gives way to
+// others before.
+constexpr auto kLingerTime = std::chrono::seconds(30);
+constexpr auto kLingerIdleTime = std::chrono::seconds(1);
+constexpr size_t kLingerBytesMax = size_t{256} << 20;
 
 int PollTimeoutMs(SteadyTime deadline) {
   const auto left =
@@ -174,6 +178,9 @@ Io Connection::ReadChunks(size_t bytes_max, SteadyTime deadline, Body& body) {
   std::string line;
   for (;;) {
     if (const Io io = ReadLine(kChunkLineBytesMax, deadline, line); io != Io::kOk) return io;
+    // A line that others end at a CR or LF alone would end their body elsewhere.
+    if (line.find_first_of(std::string_view("\0\r\n", 3)) != std::string::npos)
+      return Io::kMalformed;
     const std::string_view digits = std::string_view(line).substr(0, line.find_first_of("; \t"));
     size_t length = 0;
     const auto [end, error] =
@@ -188,6 +195,7 @@ Io Connection::ReadChunks(size_t bytes_max, SteadyTime deadline, Body& body) {
   for (size_t trailers = 0; trailers <= kTrailersMax; ++trailers) {
     if (const Io io = ReadLine(kChunkLineBytesMax, deadline, line); io != Io::kOk) return io;
     if (line.empty()) return Io::kOk;
+    if (!IsHeaderLine(line)) return Io::kMalformed;
   }
   return Io::kMalformed;
 }
@@ -238,10 +246,11 @@ bool Connection::DropArrived() {
 
 void Connection::Linger() {
   EndSending();
-  const SteadyTime deadline = std::chrono::steady_clock::now() + kLingerTime;
+  const SteadyTime end = std::chrono::steady_clock::now() + kLingerTime;
   std::string dropped(kReceiveBytes, '\0');
   size_t bytes = 0;
   for (size_t total = 0; total < kLingerBytesMax; total += bytes) {
+    const SteadyTime deadline = std::min(end, std::chrono::steady_clock::now() + kLingerIdleTime);
     if (Receive(dropped.data(), dropped.size(), deadline, bytes) != Io::kOk) return;
   }
 }

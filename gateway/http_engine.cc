@@ -2,9 +2,11 @@
 #include "gateway/http_engine.h"
 
 #include <httplib.h>
+#include <time.h>
 
 #include <algorithm>
 #include <cstring>
+#include <string_view>
 
 namespace allezon::gateway {
 namespace {
@@ -104,6 +106,31 @@ class HttpEngine::Library final : public httplib::Server {
 
 namespace {
 
+// The header that tells the time, made once a second by each thread that answers.
+std::string_view DateLine() {
+  thread_local time_t made_at = -1;
+  thread_local char line[64];
+  thread_local size_t size = 0;
+  timespec now{};
+  clock_gettime(CLOCK_REALTIME_COARSE, &now);
+  if (now.tv_sec != made_at) {
+    tm parts{};
+    gmtime_r(&now.tv_sec, &parts);
+    size = strftime(line, sizeof line, "Date: %a, %d %b %Y %H:%M:%S GMT\r\n", &parts);
+    made_at = now.tv_sec;
+  }
+  return {line, size};
+}
+
+// Behind the first line.
+std::string WithDate(std::string_view head) {
+  const size_t end = head.find("\r\n") + 2;
+  const std::string_view date = DateLine();
+  std::string dated;
+  dated.reserve(head.size() + date.size());
+  return dated.append(head.substr(0, end)).append(date).append(head.substr(end));
+}
+
 // Whether nothing of the request shows in the answer: what is said to nearly every tag.
 bool IsPlainNoContent(const Head& head, const Answer& answer) {
   return answer.response.status == 204 && answer.response.headers.empty() && !answer.close &&
@@ -123,7 +150,8 @@ HttpEngine::HttpEngine() : library_(std::make_unique<Library>()) {
 HttpEngine::~HttpEngine() = default;
 
 std::string HttpEngine::FormHead(const Head& head, Answer& answer) const {
-  return IsPlainNoContent(head, answer) ? no_content_ : library_->FormHead(head, answer);
+  if (IsPlainNoContent(head, answer)) return WithDate(no_content_);
+  return WithDate(library_->FormHead(head, answer));
 }
 
 }  // namespace allezon::gateway

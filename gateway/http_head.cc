@@ -44,6 +44,29 @@ void ForEachMember(std::string_view list, const Visit& visit) {
   }
 }
 
+// A minor version is understood as the highest one that is known (RFC 9110, 2.5).
+std::optional<Problem> ReadVersion(std::string_view version, Head& head) {
+  const auto is_digit = [](char c) { return absl::ascii_isdigit(static_cast<unsigned char>(c)); };
+  if (!version.starts_with("HTTP/") || version.size() != 8 || !is_digit(version[5]) ||
+      version[6] != '.' || !is_digit(version[7])) {
+    return Bad("the request line is malformed");
+  }
+  if (version[5] != '1') {
+    return Problem{.status = 505, .detail = "only HTTP/1.1 and HTTP/1.0 are spoken here"};
+  }
+  head.http_1_0 = version[7] == '0';
+  head.keep_alive = !head.http_1_0;
+  return std::nullopt;
+}
+
+// RFC 3986's host and port, as far as anybody could mean one.
+bool IsHost(std::string_view value) {
+  return std::all_of(value.begin(), value.end(), [](char c) {
+    return absl::ascii_isalnum(static_cast<unsigned char>(c)) ||
+           (c != '\0' && std::string_view("-._~!$&'()*+;=:[]%").find(c) != std::string_view::npos);
+  });
+}
+
 std::optional<Problem> ParseRequestLine(std::string_view line, Head& head) {
   const size_t first = line.find(' '), last = line.rfind(' ');
   if (first == std::string_view::npos || first == last) return Bad("the request line is malformed");
@@ -61,11 +84,7 @@ std::optional<Problem> ParseRequestLine(std::string_view line, Head& head) {
     const auto byte = static_cast<unsigned char>(c);
     if (byte <= ' ' || byte == 0x7f) return Bad("the target has a control character");
   }
-  if (version != "HTTP/1.1" && version != "HTTP/1.0") {
-    return Bad("only HTTP/1.0 and HTTP/1.1 are spoken here");
-  }
-  head.http_1_0 = version == "HTTP/1.0";
-  head.keep_alive = !head.http_1_0;
+  if (auto problem = ReadVersion(version, head)) return problem;
   head.method = method;
   head.target = target;
   return std::nullopt;
@@ -85,9 +104,14 @@ std::optional<Problem> ReadContentLength(std::string_view value, Head& head) {
   return std::nullopt;
 }
 
-std::optional<Problem> ReadHeader(std::string_view name, std::string_view value, Head& head) {
-  if (EqualsIgnoreCase(name, "Content-Length")) return ReadContentLength(value, head);
-  if (EqualsIgnoreCase(name, "Transfer-Encoding")) {
+std::optional<Problem> ReadHeader(std::string_view name, std::string_view value, Head& head,
+                                  size_t& hosts) {
+  if (EqualsIgnoreCase(name, "Host")) {
+    ++hosts;
+    if (!IsHost(value)) return Bad("Host is no host");
+  } else if (EqualsIgnoreCase(name, "Content-Length")) {
+    return ReadContentLength(value, head);
+  } else if (EqualsIgnoreCase(name, "Transfer-Encoding")) {
     if (!EqualsIgnoreCase(value, "chunked") || head.chunked) {
       return Bad("the only Transfer-Encoding that is understood is chunked");
     }
@@ -98,7 +122,10 @@ std::optional<Problem> ReadHeader(std::string_view name, std::string_view value,
       if (EqualsIgnoreCase(member, "keep-alive") && head.http_1_0) head.keep_alive = true;
     });
   } else if (EqualsIgnoreCase(name, "Expect")) {
-    head.expects_continue = EqualsIgnoreCase(value, "100-continue");
+    ForEachMember(value, [&](std::string_view member) {
+      const bool is_known = EqualsIgnoreCase(member, "100-continue");
+      (is_known ? head.expects_continue : head.expects_other) = true;
+    });
   } else if (EqualsIgnoreCase(name, "Content-Type")) {
     head.content_type = value;
   } else if (EqualsIgnoreCase(name, "Content-Encoding")) {
@@ -112,8 +139,16 @@ std::optional<Problem> ReadHeader(std::string_view name, std::string_view value,
 
 }  // namespace
 
+bool IsHeaderLine(std::string_view line) {
+  const size_t colon = line.find(':');
+  // A name with white space, or a line that begins with it, is how requests are smuggled.
+  return colon != std::string_view::npos && IsToken(line.substr(0, colon)) &&
+         line.find_first_of(std::string_view("\0\r\n", 3)) == std::string_view::npos;
+}
+
 std::optional<Problem> ParseHead(std::string_view text, Head& head) {
   bool first = true;
+  size_t hosts = 0;
   for (size_t headers = 0;; ++headers) {
     const size_t end = text.find("\r\n");
     if (end == std::string_view::npos) return Bad("a line of the head does not end in CR LF");
@@ -126,21 +161,18 @@ std::optional<Problem> ParseHead(std::string_view text, Head& head) {
     }
     if (line.empty()) break;
     if (headers > kHeadersMax) return Problem{.status = 431, .detail = "too many headers"};
+    if (!IsHeaderLine(line)) return Bad("a line of the head is no header");
     const size_t colon = line.find(':');
-    // A name with white space, or a line that begins with it, is how requests are smuggled.
-    if (colon == std::string_view::npos || !IsToken(line.substr(0, colon))) {
-      return Bad("a line of the head is no header");
-    }
     const std::string_view value = Trimmed(line.substr(colon + 1));
-    if (value.find_first_of(std::string_view("\0\r\n", 3)) != std::string_view::npos) {
-      return Bad("a header has a control character");
-    }
-    if (auto problem = ReadHeader(line.substr(0, colon), value, head)) return problem;
+    if (auto problem = ReadHeader(line.substr(0, colon), value, head, hosts)) return problem;
   }
   if (!text.empty()) return Bad("a line of the head is no header");
   if (head.chunked && head.content_length) {
     return Bad("Content-Length and Transfer-Encoding are both given");
   }
+  if (head.chunked && head.http_1_0) return Bad("HTTP/1.0 has no Transfer-Encoding");
+  if (hosts > 1) return Bad("Host is given twice");
+  if (hosts == 0 && !head.http_1_0) return Bad("Host is missing");
   return std::nullopt;
 }
 

@@ -26,6 +26,7 @@ struct Head {
   bool keep_alive = true;
   bool http_1_0 = false;
   bool expects_continue = false;
+  bool expects_other = false;              // something that nobody here knows
   std::optional<uint64_t> content_length;  // at most one of these two
   bool chunked = false;
   std::string content_type;
@@ -35,8 +36,11 @@ struct Head {
   bool has_body() const { return chunked || content_length.value_or(0) > 0; }
 };
 
-// Reads a head up to and with its blank line. On a problem (400, 414, 431) the connection is of no
-// further use, as it is not known where the next request begins.
+// A name, a colon, and a value without control characters that end lines.
+bool IsHeaderLine(std::string_view line);
+
+// Reads a head up to and with its blank line. On a problem (400, 414, 431, 505) the connection is
+// of no further use, as it is not known where the next request begins.
 std::optional<Problem> ParseHead(std::string_view text, Head& head);
 
 }  // namespace allezon::gateway

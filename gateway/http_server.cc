@@ -277,6 +277,11 @@ bool HttpServer::Impl::ServeOne(Connection& connection, const std::shared_ptr<Li
                               .detail = "bodies are taken as they are: send no "
                                         "Content-Encoding"});
   }
+  if (head.expects_other && !plan.answer) {
+    plan.answer = ToResponse({.status = 417, .detail = "Expect knows 100-continue only"});
+  }
+  // Who waits to be told to go on is told at once that it is in vain.
+  if (plan.answer && head.expects_continue && head.has_body()) return end_with(*plan.answer);
   Body body(budget);
   if (const Io read =
           connection.ReadBody(head, plan.body_bytes_max, began + options.body_timeout, body);

@@ -3,10 +3,16 @@
 
 #include <simdjson.h>
 
+#include <algorithm>
 #include <charconv>
 
 namespace allezon::gateway {
 namespace {
+
+// Powers of ten beyond which a number is either 0 or has no place in 64 bits, whatever its digits:
+// a text has less than 2^32 of them.
+constexpr int64_t kPowerMax = int64_t{1} << 40;
+constexpr int64_t kDigitsMax = 19;
 
 bool IsDigit(char c) { return c >= '0' && c <= '9'; }
 
@@ -21,6 +27,7 @@ class Scanner {
     Space();
     return at_ == text_.size();
   }
+  bool is_too_deep() const { return is_too_deep_; }
 
  private:
   char Peek() const { return at_ < text_.size() ? text_[at_] : '\0'; }
@@ -41,12 +48,16 @@ class Scanner {
     return true;
   }
 
+  bool HasRoom(int depth) {
+    is_too_deep_ = depth == kJsonDepthMax;
+    return !is_too_deep_;
+  }
   bool Value(int depth) {
     switch (Peek()) {
       case '{':
-        return depth < kJsonDepthMax && Object(depth);
+        return HasRoom(depth) && Object(depth);
       case '[':
-        return depth < kJsonDepthMax && Array(depth);
+        return HasRoom(depth) && Array(depth);
       case '"':
         return String();
       case 't':
@@ -131,6 +142,7 @@ class Scanner {
 
   const std::string_view text_;
   size_t at_ = 0;
+  bool is_too_deep_ = false;
 };
 
 }  // namespace
@@ -180,15 +192,47 @@ void AppendJsonText(std::string_view text, std::string& out) {
 
 bool IsJsonValue(std::string_view text) { return Scanner(text).Document(); }
 
+bool IsTooDeepJson(std::string_view text) {
+  Scanner scanner(text);
+  return !scanner.Document() && scanner.is_too_deep();
+}
+
 std::optional<int64_t> ParseJsonInteger(std::string_view token) {
-  const std::string_view digits = token.substr(token.starts_with('-') ? 1 : 0);
-  if (digits.empty() || (digits.size() > 1 && digits[0] == '0')) return std::nullopt;
-  for (const char c : digits) {
-    if (!IsDigit(c)) return std::nullopt;
+  if (token.empty() || !IsDigit(token.back()) || !IsJsonValue(token)) return std::nullopt;
+  const bool is_negative = token.starts_with('-');
+  if (is_negative) token.remove_prefix(1);
+  if (token.empty() || !IsDigit(token[0])) return std::nullopt;
+  // All digits, and the power of ten that they are to be multiplied with.
+  std::string digits;
+  int64_t power = 0;
+  bool in_fraction = false;
+  for (; !token.empty() && token[0] != 'e' && token[0] != 'E'; token.remove_prefix(1)) {
+    if (token[0] == '.') {
+      in_fraction = true;
+      continue;
+    }
+    digits.push_back(token[0]);
+    if (in_fraction) --power;
   }
+  if (!token.empty()) {
+    token.remove_prefix(token.size() > 1 && token[1] == '+' ? 2 : 1);
+    int64_t exponent = 0;
+    const auto read = std::from_chars(token.data(), token.data() + token.size(), exponent);
+    if (read.ec != std::errc()) exponent = token.starts_with('-') ? -kPowerMax : kPowerMax;
+    power += std::clamp(exponent, -kPowerMax, kPowerMax);
+  }
+  digits.erase(0, std::min(digits.find_first_not_of('0'), digits.size()));
+  if (digits.empty()) return 0;
+  while (power < 0 && digits.ends_with('0')) {
+    digits.pop_back();
+    ++power;
+  }
+  if (power < 0 || static_cast<int64_t>(digits.size()) + power > kDigitsMax) return std::nullopt;
+  digits.append(static_cast<size_t>(power), '0');
+  if (is_negative) digits.insert(digits.begin(), '-');
   int64_t value = 0;
-  const auto [end, error] = std::from_chars(token.data(), token.data() + token.size(), value);
-  if (error != std::errc() || end != token.data() + token.size()) return std::nullopt;
+  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
+  if (error != std::errc()) return std::nullopt;
   return value;
 }
 

@@ -24,7 +24,11 @@ void AppendJsonText(std::string_view text, std::string& out);
 // Does not check UTF-8.
 bool IsJsonValue(std::string_view text);
 
-// A JSON integer ("-12", no fraction, exponent or leading zero) that fits 64 bits, else nullopt.
+// Whether it is none because it nests deeper than kJsonDepthMax.
+bool IsTooDeepJson(std::string_view text);
+
+// A JSON number that is an integer, however it is spelled ("-12", "12.0", "1.2e1"), and fits 64
+// bits, else nullopt. No rounding.
 std::optional<int64_t> ParseJsonInteger(std::string_view token);
 
 }  // namespace allezon::gateway

@@ -31,12 +31,16 @@ std::string_view SlugOf(int status) {
       return "target-too-long";
     case 415:
       return "unsupported-encoding";
+    case 417:
+      return "unknown-expectation";
     case 429:
       return "overloaded";
     case 431:
       return "headers-too-large";
     case 503:
       return "unavailable";
+    case 505:
+      return "unknown-version";
     case 504:
       return "deadline-passed";
     default:
@@ -66,6 +70,8 @@ std::string_view ReasonOf(int status) {
       return "URI Too Long";
     case 415:
       return "Unsupported Media Type";
+    case 417:
+      return "Expectation Failed";
     case 429:
       return "Too Many Requests";
     case 431:
@@ -74,6 +80,8 @@ std::string_view ReasonOf(int status) {
       return "Service Unavailable";
     case 504:
       return "Gateway Timeout";
+    case 505:
+      return "HTTP Version Not Supported";
     default:
       return "Internal Server Error";
   }

@@ -27,13 +27,14 @@ Target SplitTarget(std::string_view target);
 // kInvalidArgument where an escape is broken or what comes out is no UTF-8.
 absl::StatusOr<std::string> PercentDecode(std::string_view text, bool plus_is_space);
 
-// Names and values of a query, decoded, in order. A '?' separates as '&' does: the assignment
-// writes ?limit=. kInvalidArgument (with the parameter as field) for broken encoding.
+// Names and values of a query, decoded, in order. kInvalidArgument (with the parameter as field)
+// for broken encoding.
 using Parameters = std::vector<std::pair<std::string, std::string>>;
 absl::StatusOr<Parameters> ParseParameters(std::string_view query);
 
 // Both: kInvalidArgument with the parameter at fault as field. Unknown parameters are ignored.
-// `cookie` is still percent-encoded.
+// `cookie` is still percent-encoded. A profile's limit may also follow a '?', as the assignment
+// writes it.
 absl::StatusOr<router::ProfileQuery> ParseProfileQuery(std::string_view cookie,
                                                        std::string_view query);
 

@@ -68,8 +68,12 @@ absl::Status SkipValue(ondemand::value& value) {
   } else {
     text = Token(value);
   }
-  if (!IsJsonValue(text)) return Malformed("a field that is not used has a broken value");
-  return absl::OkStatus();
+  if (IsJsonValue(text)) return absl::OkStatus();
+  if (IsTooDeepJson(text)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a field that is not used nests deeper than ", kJsonDepthMax));
+  }
+  return Malformed("a field that is not used has a broken value");
 }
 
 absl::Status ReadText(std::string_view field, ondemand::value& value, std::string_view& text) {

@@ -287,6 +287,27 @@ TEST_F(ApiTest, QueriesThatWaitLeaveRoomForTags) {
   EXPECT_EQ(HandleAndWait(api, plan, {}, "").status, 200) << "what was answered leaves its place";
 }
 
+TEST_F(ApiTest, APathMeansTheSameWhicheverOfItsCharactersAreEscaped) {
+  const std::pair<const char*, Route> kCases[] = {
+      {"/%68ealthz", Route::kHealthz},
+      {"/user%5Ftags", Route::kUserTags},
+      {"/%75ser_profiles/a%2Fb", Route::kUserProfiles},
+      {"/user_profiles/%61", Route::kUserProfiles},
+      {"%2Fhealthz", Route::kUnknown},
+      {"/user_profiles%2Fa", Route::kUnknown},
+      {"/%75ser_profiles", Route::kUnknown},
+      {"/%75ser_profiles/", Route::kUnknown},
+      {"/%75ser_profiles/a/b", Route::kUnknown},
+      {"/healthz%", Route::kUnknown},
+      {"/healthz%00", Route::kUnknown},
+      {"/healthz%ff", Route::kUnknown},
+  };
+  for (const auto& [path, route] : kCases) {
+    EXPECT_EQ(Api::PlanOf("GET", path, "").route, route) << path;
+  }
+  EXPECT_EQ(Api::PlanOf("GET", "/%75ser_profiles/a%2Fb", "").cookie, "a%2Fb");
+}
+
 TEST_F(ApiTest, AProfileIsPrintedNewestFirstAsItCame) {
   v1::Tag tag;
   TagParser parser;

@@ -39,7 +39,7 @@ TEST_F(HttpConnectionsTest, IdleAndSlowClientsAreCutOff) {
   Client slow_head(port());
   EXPECT_THAT(slow_head.Call("GET /healthz HT"), StartsWith("HTTP/1.1 408 "));
   Client slow_body(port());
-  EXPECT_THAT(slow_body.Call("POST /user_tags HTTP/1.1\r\nContent-Length: 10\r\n\r\n{"),
+  EXPECT_THAT(slow_body.Call("POST /user_tags HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{"),
               StartsWith("HTTP/1.1 408 "));
 }
 
@@ -48,7 +48,7 @@ TEST_F(HttpConnectionsTest, AClientThatDripsMeetsTheDeadlineOfTheWholeRequest) {
   options.head_timeout = milliseconds(300);
   Start(options);
   Client client(port());
-  client.Send("GET /healthz HTTP/1.1\r\n");
+  client.Send("GET /healthz HTTP/1.1\r\nHost: x\r\n");
   std::atomic<bool> done{false};
   std::thread dripping([&] {
     while (!done.load()) {
@@ -117,7 +117,7 @@ TEST_F(HttpConnectionsTest, SlowSendersGiveWayToNewClients) {
   std::vector<std::unique_ptr<Client>> slow;
   for (int i = 0; i < 4; ++i) {
     slow.push_back(std::make_unique<Client>(port()));
-    slow.back()->Send("POST /user_tags HTTP/1.1\r\nContent-Length: 100\r\n\r\n{");
+    slow.back()->Send("POST /user_tags HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{");
   }
   // At first they are only as slow as anyone may be, and a new client may be refused; never
   // silence.
@@ -162,7 +162,7 @@ TEST_F(HttpConnectionsTest, StopEndsIdleConnectionsAndLetsRequestsEnd) {
   Start();
   services_.profile_writer.Hold();
   Client idle(port()), used(port()), busy(port());
-  ASSERT_THAT(used.Call("GET /healthz HTTP/1.1\r\n\r\n"), StartsWith("HTTP/1.1 200 "));
+  ASSERT_THAT(used.Call("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"), StartsWith("HTTP/1.1 200 "));
   busy.Send(PostTag(kTagJson));
   ASSERT_TRUE(services_.profile_writer.WaitForEvents(1));
   std::thread stopping([&] { server_->Stop(milliseconds(kPatienceMs)); });
@@ -179,9 +179,9 @@ TEST_F(HttpConnectionsTest, StopEndsIdleConnectionsAndLetsRequestsEnd) {
 TEST_F(HttpConnectionsTest, StopIsBoundedWhereClientsNeverEnd) {
   Start();
   Client stuck(port());
-  stuck.Send("POST /user_tags HTTP/1.1\r\nContent-Length: 100\r\n\r\n{");
+  stuck.Send("POST /user_tags HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{");
   Client reader(port());  // makes sure that the first one was accepted
-  ASSERT_THAT(reader.Call("GET /healthz HTTP/1.1\r\n\r\n"), StartsWith("HTTP/1.1 200 "));
+  ASSERT_THAT(reader.Call("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"), StartsWith("HTTP/1.1 200 "));
   server_->Stop(milliseconds(100));
 }
 
@@ -193,7 +193,7 @@ TEST_F(HttpConnectionsTest, StopIsBoundedForAConnectionThatHasJustCome) {
     Start(options);
     Client stuck(port());
     const std::jthread sender(
-        [&] { stuck.Send("POST /user_tags HTTP/1.1\r\nContent-Length: 100\r\n\r\n{"); });
+        [&] { stuck.Send("POST /user_tags HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"); });
     const auto start = std::chrono::steady_clock::now();
     server_->Stop(milliseconds(10));
     ASSERT_LT(std::chrono::steady_clock::now() - start, milliseconds(kPatienceMs / 2)) << i;

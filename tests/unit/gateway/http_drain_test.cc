@@ -21,7 +21,7 @@ using ::testing::HasSubstr;
 using ::testing::Not;
 using ::testing::StartsWith;
 
-constexpr std::string_view kGetHealth = "GET /healthz HTTP/1.1\r\n\r\n";
+constexpr std::string_view kGetHealth = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
 
 class HttpDrainTest : public HttpServerTest {};
 

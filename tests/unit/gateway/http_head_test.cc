@@ -4,6 +4,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+
 namespace allezon::gateway {
 namespace {
 
@@ -29,15 +32,15 @@ TEST(HttpHeadTest, AHeadIsReadAsItCameOverTheWire) {
 
 TEST(HttpHeadTest, AnEmptyKeyIsAKey) {
   Head head;
-  ASSERT_FALSE(ParseHead("GET / HTTP/1.1\r\nIdempotency-Key:\r\n\r\n", head));
+  ASSERT_FALSE(ParseHead("GET / HTTP/1.1\r\nHost: x\r\nIdempotency-Key:\r\n\r\n", head));
   EXPECT_THAT(head.idempotency_keys, ElementsAre(""));
 }
 
 TEST(HttpHeadTest, KeepAlive) {
   const std::pair<const char*, bool> kCases[] = {
-      {"GET / HTTP/1.1\r\n\r\n", true},
-      {"GET / HTTP/1.1\r\nConnection: close\r\n\r\n", false},
-      {"GET / HTTP/1.1\r\nConnection: x, CLOSE\r\n\r\n", false},
+      {"GET / HTTP/1.1\r\nHost: x\r\n\r\n", true},
+      {"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", false},
+      {"GET / HTTP/1.1\r\nHost: x\r\nConnection: x, CLOSE\r\n\r\n", false},
       {"GET / HTTP/1.0\r\n\r\n", false},
       {"GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n", true}};
   for (const auto& [text, keep_alive] : kCases) {
@@ -56,33 +59,45 @@ TEST(HttpHeadTest, BrokenHeadsAreRefused) {
       {"\r\n", 400},
       {"GET\r\n\r\n", 400},
       {"GET /\r\n\r\n", 400},
-      {"GET  HTTP/1.1\r\n\r\n", 400},
-      {"GET /  HTTP/1.1\r\n\r\n", 400},
-      {"GET / x HTTP/1.1\r\n\r\n", 400},
-      {" GET / HTTP/1.1\r\n\r\n", 400},
-      {"G(T / HTTP/1.1\r\n\r\n", 400},
-      {"GET / HTTP/9.9\r\n\r\n", 400},
+      {"GET  HTTP/1.1\r\nHost: x\r\n\r\n", 400},
+      {"GET /  HTTP/1.1\r\nHost: x\r\n\r\n", 400},
+      {"GET / x HTTP/1.1\r\nHost: x\r\n\r\n", 400},
+      {" GET / HTTP/1.1\r\nHost: x\r\n\r\n", 400},
+      {"G(T / HTTP/1.1\r\nHost: x\r\n\r\n", 400},
+      {"GET / HTTP/9.9\r\n\r\n", 505},
+      {"GET / HTTP/11\r\n\r\n", 400},
+      {"GET / HTTP/1.x\r\n\r\n", 400},
       {"get / http/1.1\r\n\r\n", 400},
-      {"PRI * HTTP/2.0\r\n\r\n", 400},
-      {"GET /a\tb HTTP/1.1\r\n\r\n", 400},
-      {std::string("GET /\0 HTTP/1.1\r\n\r\n", 19), 400},
-      {"GET /\nX: y HTTP/1.1\r\n\r\n", 400},
-      {"GET /" + long_target + " HTTP/1.1\r\n\r\n", 414},
-      {"GET / HTTP/1.1\r\n" + many + "\r\n", 431},
-      {"GET / HTTP/1.1\r\nNo-Colon\r\n\r\n", 400},
-      {"GET / HTTP/1.1\r\n: x\r\n\r\n", 400},
-      {"GET / HTTP/1.1\r\nA : x\r\n\r\n", 400},
-      {"GET / HTTP/1.1\r\nA: x\r\n folded\r\n\r\n", 400},
-      {"GET / HTTP/1.1\r\nA: x\ny: z\r\n\r\n", 400},
-      {"GET / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400},
-      {"GET / HTTP/1.1\r\nContent-Length: +1\r\n\r\n", 400},
-      {"GET / HTTP/1.1\r\nContent-Length: 1x\r\n\r\n", 400},
-      {"GET / HTTP/1.1\r\nContent-Length:\r\n\r\n", 400},
-      {"GET / HTTP/1.1\r\nContent-Length: 1, 1\r\n\r\n", 400},
-      {"GET / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400},
-      {"GET / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 400},
-      {"GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n", 400},
-      {"GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", 400},
+      {"PRI * HTTP/2.0\r\n\r\n", 505},
+      {"GET /a\tb HTTP/1.1\r\nHost: x\r\n\r\n", 400},
+      {std::string("GET /\0 HTTP/1.1\r\nHost: x\r\n\r\n", 28), 400},
+      {"GET /\nX: y HTTP/1.1\r\nHost: x\r\n\r\n", 400},
+      {"GET /" + long_target + " HTTP/1.1\r\nHost: x\r\n\r\n", 414},
+      {"GET / HTTP/1.1\r\nHost: x\r\n" + many + "\r\n", 431},
+      {"GET / HTTP/1.1\r\nHost: x\r\nNo-Colon\r\n\r\n", 400},
+      {"GET / HTTP/1.1\r\nHost: x\r\n: x\r\n\r\n", 400},
+      {"GET / HTTP/1.1\r\nHost: x\r\nA : x\r\n\r\n", 400},
+      {"GET / HTTP/1.1\r\nHost: x\r\nA: x\r\n folded\r\n\r\n", 400},
+      {"GET / HTTP/1.1\r\nHost: x\r\nA: x\ny: z\r\n\r\n", 400},
+      {"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400},
+      {"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: +1\r\n\r\n", 400},
+      {"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1x\r\n\r\n", 400},
+      {"GET / HTTP/1.1\r\nHost: x\r\nContent-Length:\r\n\r\n", 400},
+      {"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1, 1\r\n\r\n", 400},
+      {"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400},
+      {"GET / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 400},
+      {"GET / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n", 400},
+      {"GET / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: "
+       "chunked\r\n\r\n",
+       400},
+      {"GET / HTTP/1.1\r\n\r\n", 400},
+      {"GET / HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n", 400},
+      {"GET / HTTP/1.0\r\nHost: x\r\nHost: x\r\n\r\n", 400},
+      {"GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400},
+      {"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", 400},
+      {"GET / HTTP/1.1\r\nHost: a,b\r\n\r\n", 400},
+      {"GET / HTTP/1.1\r\nHost: user@a\r\n\r\n", 400},
+      {"POST / HTTP/1.0\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", 400},
   };
   for (const auto& [text, status] : kCases) {
     Head head;
@@ -92,9 +107,28 @@ TEST(HttpHeadTest, BrokenHeadsAreRefused) {
   }
 }
 
+TEST(HttpHeadTest, HostsThatMayBe) {
+  for (const char* line :
+       {"HTTP/1.0\r\n", "HTTP/1.0\r\nHost: x\r\n", "HTTP/1.1\r\nHost:\r\n",
+        "HTTP/1.1\r\nhost: [::1]:8080\r\n", "HTTP/1.7\r\nHost: a.b-c_d:80\r\n"}) {
+    Head head;
+    const auto problem = ParseHead(absl::StrCat("GET / ", line, "\r\n"), head);
+    EXPECT_FALSE(problem) << line << problem->detail;
+    EXPECT_EQ(head.http_1_0, absl::StrContains(line, "1.0")) << line;
+  }
+}
+
+TEST(HttpHeadTest, ExpectationsThatNobodyKnowsAreNoted) {
+  Head head;
+  ASSERT_FALSE(ParseHead("GET / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue, magic\r\n\r\n", head));
+  EXPECT_TRUE(head.expects_continue);
+  EXPECT_TRUE(head.expects_other);
+}
+
 TEST(HttpHeadTest, ALengthBeyond64BitsIsTooLargeAndNotWrapped) {
   Head head;
-  ASSERT_FALSE(ParseHead("POST / HTTP/1.1\r\nContent-Length: 99999999999999999999\r\n\r\n", head));
+  ASSERT_FALSE(ParseHead(
+      "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n\r\n", head));
   EXPECT_EQ(head.content_length, UINT64_MAX);
 }
 

@@ -33,8 +33,8 @@ TEST_F(HttpServerTest, ManyRequestsOnOneConnection) {
 TEST_F(HttpServerTest, PipelinedRequestsAreAnsweredInOrder) {
   Start();
   Client client(port());
-  client.Send(PostTag(kTagJson) + "GET /healthz HTTP/1.1\r\n\r\n" +
-              "GET /nothing HTTP/1.1\r\n\r\n");
+  client.Send(PostTag(kTagJson) + "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" +
+              "GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n");
   EXPECT_THAT(client.Receive(), StartsWith("HTTP/1.1 204 "));
   EXPECT_THAT(client.Receive(), StartsWith("HTTP/1.1 200 "));
   EXPECT_THAT(client.Receive(), StartsWith("HTTP/1.1 404 "));
@@ -120,21 +120,25 @@ TEST_F(HttpServerTest, TheTargetIsTakenAsItCame) {
   Start();
   EXPECT_THAT(
       Call("GET /user_profiles/a%2Fb+c%252F?time_range=2022-03-01T00%3A00:00_2022-03-02T00:00:00"
-           "?limit=3 HTTP/1.1\r\n\r\n"),
+           "?limit=3 HTTP/1.1\r\nHost: x\r\n\r\n"),
       HasSubstr(R"({"cookie":"a/b+c%2F","views":[],"buys":[]})"));
   EXPECT_EQ(services_.profile_reader.last().limit, 3u);
 }
 
 TEST_F(HttpServerTest, ChunkedBodies) {
   Start();
-  const std::string head = "POST /user_tags HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+  const std::string head =
+      "POST /user_tags HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
   const std::string tag = kTagJson;
   const std::string good = absl::StrFormat("%x;ext=1\r\n%s\r\n%X\r\n%s\r\n0\r\nTrailer: x\r\n\r\n",
                                            10, tag.substr(0, 10), tag.size() - 10, tag.substr(10));
   Client client(port());
   EXPECT_THAT(client.Call(head + good), StartsWith("HTTP/1.1 204 "));
   EXPECT_THAT(client.Call(head + good), StartsWith("HTTP/1.1 204 "));
-  for (const char* bad : {"zz\r\n", "-1\r\n", "\r\n", "3\r\nabcd\r\n0\r\n\r\n", "0x3\r\nabc\r\n"}) {
+  for (const char* bad :
+       {"zz\r\n", "-1\r\n", "\r\n", "3\r\nabcd\r\n0\r\n\r\n", "0x3\r\nabc\r\n", "5;\nxx\r\n",
+        "5;\rxx\r\n", "5\n12345\r\n0\r\n\r\n", "0\r\nno trailer\r\n\r\n",
+        "0\r\nA: b\nContent-Length: 5\r\n\r\n", "0\r\n folded: x\r\n\r\n"}) {
     EXPECT_THAT(Call(head + bad), StartsWith("HTTP/1.1 400 ")) << bad;
   }
   for (const char* large : {"ffffffffffffffff\r\n", "fffffffffffffffffffff\r\n", "10001\r\n"}) {
@@ -159,8 +163,9 @@ TEST_F(HttpServerTest, BodiesAreBounded) {
   EXPECT_THAT(Call(PostTag(batch + "\n", "Content-Type: application/x-ndjson\r\n")),
               StartsWith("HTTP/1.1 413 "));
   // Nothing of such a length is waited for.
-  EXPECT_THAT(Call("POST /user_tags HTTP/1.1\r\nContent-Length: 99999999999999999999\r\n\r\n"),
-              StartsWith("HTTP/1.1 413 "));
+  EXPECT_THAT(
+      Call("POST /user_tags HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n\r\n"),
+      StartsWith("HTTP/1.1 413 "));
 }
 
 TEST_F(HttpServerTest, LargeBodiesShareABudget) {
@@ -207,43 +212,88 @@ TEST_F(HttpServerTest, LargeAnswersShareABudget) {
 TEST_F(HttpServerTest, AClientThatExpectsToBeAskedIsAsked) {
   Start();
   Client client(port());
-  client.Send(absl::StrCat("POST /user_tags HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: ",
-                           std::string_view(kTagJson).size(), "\r\n\r\n"));
+  client.Send(absl::StrCat(
+      "POST /user_tags HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: ",
+      std::string_view(kTagJson).size(), "\r\n\r\n"));
   EXPECT_EQ(client.Receive(), "HTTP/1.1 100 Continue\r\n\r\n");
   EXPECT_THAT(client.Call(kTagJson), StartsWith("HTTP/1.1 204 "));
-  EXPECT_THAT(
-      Call("POST /user_tags HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 70000\r\n\r\n"),
-      StartsWith("HTTP/1.1 413 "));
+  EXPECT_THAT(Call("POST /user_tags HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: "
+                   "70000\r\n\r\n"),
+              StartsWith("HTTP/1.1 413 "));
+}
+
+// An answer that does not depend on the body is given before it is sent.
+TEST_F(HttpServerTest, WhoExpectsToBeAskedIsToldAtOnceWhereItIsInVain) {
+  Start();
+  const std::pair<const char*, const char*> kCases[] = {
+      {"PUT /user_tags HTTP/1.1\r\n", "405"},
+      {"POST /nothing HTTP/1.1\r\n", "404"},
+      {"POST /user_tags HTTP/1.1\r\nContent-Encoding: gzip\r\n", "415"},
+      {"POST /user_tags HTTP/1.1\r\nExpect: magic\r\n", "417"},
+  };
+  for (const auto& [begin, status] : kCases) {
+    EXPECT_THAT(
+        Call(absl::StrCat(begin,
+                          "Host: x\r\nExpect: 100-continue\r\n"
+                          "Content-Length: 100\r\n\r\n")),
+        AllOf(StartsWith(absl::StrCat("HTTP/1.1 ", status)), HasSubstr("Connection: close")))
+        << begin;
+  }
+}
+
+// The client of a body that is far too long sends it whole before it reads anything.
+TEST_F(HttpServerTest, WhoSendsFarTooMuchSeesTheAnswer) {
+  Start();
+  const std::string long_body(32 << 20, ' ');
+  EXPECT_THAT(Call(PostTag(long_body)), StartsWith("HTTP/1.1 413 "));
+}
+
+TEST_F(HttpServerTest, EveryAnswerTellsTheTime) {
+  Start();
+  for (const std::string& request :
+       {PostTag(kTagJson), std::string("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"),
+        std::string("GET /nothing HTTP/1.0\r\n\r\n"), std::string("no request\r\n\r\n")}) {
+    const std::string answer = Call(request);
+    const size_t at = answer.find("\r\nDate: ");
+    ASSERT_NE(at, std::string::npos) << answer;
+    absl::Time time;
+    std::string error;
+    ASSERT_TRUE(absl::ParseTime("%a, %d %b %Y %H:%M:%S GMT",
+                                answer.substr(at + 8, answer.find("\r\n", at + 2) - at - 8), &time,
+                                &error))
+        << error << answer;
+    EXPECT_LT(absl::AbsDuration(absl::Now() - time), absl::Seconds(30));
+  }
 }
 
 TEST_F(HttpServerTest, HeadHasNoBodyAndRangeAndEncodingAreNotForUs) {
   Start();
   Client client(port());
-  client.Send("HEAD /healthz HTTP/1.1\r\nConnection: close\r\n\r\n");
+  client.Send("HEAD /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
   client.EndSending();
   std::string all;
   Client get(port());
-  const std::string body =
-      get.Call("GET /healthz HTTP/1.1\r\nRange: bytes=0-1\r\nAccept-Encoding: gzip, br\r\n\r\n");
+  const std::string body = get.Call(
+      "GET /healthz HTTP/1.1\r\nHost: x\r\nRange: bytes=0-1\r\nAccept-Encoding: gzip, br\r\n\r\n");
   EXPECT_THAT(body, StartsWith("HTTP/1.1 200 "));
   EXPECT_THAT(body, HasSubstr(R"({"status":"ok"})"));
-  EXPECT_THAT(Call("GET /healthz HTTP/1.1\r\nRange: bytes=zz\r\n\r\n"),
+  EXPECT_THAT(Call("GET /healthz HTTP/1.1\r\nHost: x\r\nRange: bytes=zz\r\n\r\n"),
               StartsWith("HTTP/1.1 200 "));
   EXPECT_THAT(Call(PostTag(kTagJson, "Content-Encoding: gzip\r\n")), StartsWith("HTTP/1.1 415 "));
-  EXPECT_THAT(Call("BREW /user_tags HTTP/1.1\r\n\r\n"),
+  EXPECT_THAT(Call("BREW /user_tags HTTP/1.1\r\nHost: x\r\n\r\n"),
               AllOf(StartsWith("HTTP/1.1 405 "), HasSubstr("Allow: POST, OPTIONS")));
-  EXPECT_THAT(Call("OPTIONS /aggregates HTTP/1.1\r\n\r\n"),
+  EXPECT_THAT(Call("OPTIONS /aggregates HTTP/1.1\r\nHost: x\r\n\r\n"),
               AllOf(StartsWith("HTTP/1.1 204 "), HasSubstr("Allow: GET, HEAD, POST, OPTIONS")));
 }
 
 TEST_F(HttpServerTest, ABodyWhereNoneBelongsIsNotTheNextRequest) {
   Start();
   Client client(port());
-  const std::string smuggled = "DELETE /user_tags HTTP/1.1\r\n\r\n";
-  EXPECT_THAT(client.Call(absl::StrCat("GET /healthz HTTP/1.1\r\nContent-Length: ", smuggled.size(),
-                                       "\r\n\r\n", smuggled)),
+  const std::string smuggled = "DELETE /user_tags HTTP/1.1\r\nHost: x\r\n\r\n";
+  EXPECT_THAT(client.Call(absl::StrCat("GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: ",
+                                       smuggled.size(), "\r\n\r\n", smuggled)),
               StartsWith("HTTP/1.1 200 "));
-  EXPECT_THAT(client.Call("GET /nothing HTTP/1.1\r\n\r\n"), StartsWith("HTTP/1.1 404 "));
+  EXPECT_THAT(client.Call("GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n"), StartsWith("HTTP/1.1 404 "));
 }
 
 TEST_F(HttpServerTest, WhatIsNoRequestIsAProblemAndTheEndOfTheConnection) {
@@ -251,13 +301,15 @@ TEST_F(HttpServerTest, WhatIsNoRequestIsAProblemAndTheEndOfTheConnection) {
   const std::pair<std::string, const char*> kCases[] = {
       {std::string(1000, '\0') + "\r\n\r\n", "400"},
       {"GET\r\n\r\n", "400"},
-      {"GET / HTTP/2.0\r\n\r\n", "400"},
-      {"POST /user_tags HTTP/1.1\r\nContent-Length: -1\r\n\r\n", "400"},
-      {"POST /user_tags HTTP/1.1\r\nbad\r\n\r\n", "400"},
-      {"GET /" + std::string(100'000, 'a') + " HTTP/1.1\r\n\r\n", "414"},
-      {"GET /" + std::string(10'000, 'a') + " HTTP/1.1\r\n\r\n", "414"},
-      {"GET / HTTP/1.1\r\nX: " + std::string(200'000, 'a') + "\r\n\r\n", "431"},
-      {"GET / HTTP/1.1\r\n" +
+      {"GET / HTTP/2.0\r\n\r\n", "505"},
+      {"GET / HTTP/1.1\r\n\r\n", "400"},
+      {"POST /user_tags HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "400"},
+      {"POST /user_tags HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", "400"},
+      {"POST /user_tags HTTP/1.1\r\nHost: x\r\nbad\r\n\r\n", "400"},
+      {"GET /" + std::string(100'000, 'a') + " HTTP/1.1\r\nHost: x\r\n\r\n", "414"},
+      {"GET /" + std::string(10'000, 'a') + " HTTP/1.1\r\nHost: x\r\n\r\n", "414"},
+      {"GET / HTTP/1.1\r\nHost: x\r\nX: " + std::string(200'000, 'a') + "\r\n\r\n", "431"},
+      {"GET / HTTP/1.1\r\nHost: x\r\n" +
            [] {
              std::string s;
              for (int i = 0; i < 20'000; ++i) s += "X: y\r\n";

@@ -66,6 +66,9 @@ TEST(JsonTextTest, DepthHasABound) {
   };
   EXPECT_TRUE(IsJsonValue(nested(kJsonDepthMax)));
   EXPECT_FALSE(IsJsonValue(nested(kJsonDepthMax + 1)));
+  EXPECT_TRUE(IsTooDeepJson(nested(kJsonDepthMax + 1)));
+  EXPECT_FALSE(IsTooDeepJson(nested(kJsonDepthMax)));
+  EXPECT_FALSE(IsTooDeepJson("[1,"));
   EXPECT_FALSE(IsJsonValue(std::string(10'000'000, '[')));
 }
 
@@ -74,10 +77,34 @@ TEST(JsonTextTest, IntegersAreExact) {
   EXPECT_EQ(ParseJsonInteger("-0"), 0);
   EXPECT_EQ(ParseJsonInteger("9223372036854775807"), INT64_MAX);
   EXPECT_EQ(ParseJsonInteger("-9223372036854775808"), INT64_MIN);
-  for (const char* token : {"", "-", "+1", "01", "-01", "1.0", "1e1", "9223372036854775808",
-                            "-9223372036854775809", "1 ", " 1", "0x1", "1a"}) {
+  for (const char* token :
+       {"", "-", "+1", "01", "-01", "1.5", "15e-1", "1.", ".1", "1e", "1e+", "1e19",
+        "9223372036854775808", "-9223372036854775809", "1 ", " 1", "0x1", "1a"}) {
     EXPECT_EQ(ParseJsonInteger(token), std::nullopt) << token;
   }
+}
+
+TEST(JsonTextTest, IntegersMayBeSpelledInAnyWay) {
+  const std::pair<const char*, int64_t> kCases[] = {
+      {"1299.0", 1299},
+      {"1.299e3", 1299},
+      {"1.299E+3", 1299},
+      {"129900e-2", 1299},
+      {"-1.0", -1},
+      {"0.0", 0},
+      {"-0e99999999999999999999", 0},
+      {"0.000e-99999999999999999999", 0},
+      {"1e18", 1'000'000'000'000'000'000},
+      {"9223372036854775807.000", INT64_MAX},
+      {"-9223372036854775808e0", INT64_MIN},
+      {"0.9223372036854775807e19", INT64_MAX},
+  };
+  for (const auto& [token, value] : kCases) EXPECT_EQ(ParseJsonInteger(token), value) << token;
+  for (const char* token : {"1e-99999999999999999999", "1e99999999999999999999", "0.1e0",
+                            "9223372036854775807.1", "922337203685477580.8e1"}) {
+    EXPECT_EQ(ParseJsonInteger(token), std::nullopt) << token;
+  }
+  EXPECT_EQ(ParseJsonInteger("1." + std::string(100'000, '0')), 1);
 }
 
 TEST(DebugCompareTest, WhatDiffersOnlyInWritingIsEqual) {

@@ -36,7 +36,7 @@ TEST(QueryTest, PercentDecoding) {
 TEST(QueryTest, ParametersAreTakenApartBeforeTheyAreDecoded) {
   EXPECT_THAT(ParseParameters("&&a=1&b=x%26y&c=p=q&d&e=?limit=2&%61=z").value(),
               ElementsAre(Pair("a", "1"), Pair("b", "x&y"), Pair("c", "p=q"), Pair("d", ""),
-                          Pair("e", ""), Pair("limit", "2"), Pair("a", "z")));
+                          Pair("e", "?limit=2"), Pair("a", "z")));
   EXPECT_EQ(rpc::FieldOf(ParseParameters("a=1&origin=%ff").status()), "origin");
   EXPECT_FALSE(ParseParameters("%ff=1").ok());
 }
@@ -72,7 +72,7 @@ TEST(QueryTest, AQueryMayAskForAQuorum) {
                                                  {"&consistency=one", false},
                                                  {"&consistency=ONE", false},
                                                  {"&consistency=quorum", true},
-                                                 {"?consistency=Quorum", true}};
+                                                 {"&consistency=Quorum", true}};
   for (const auto& [text, quorum] : kCases) {
     const auto profile = ParseProfileQuery("c", std::string(kRange) + text);
     ASSERT_TRUE(profile.ok()) << text << profile.status();
@@ -127,6 +127,15 @@ TEST(QueryTest, BadProfileQueriesAreRefusedByName) {
 }
 
 constexpr char kMinutes[] = "time_range=2022-03-01T00:05:00_2022-03-01T00:07:00.000";
+
+// A '?' is a character like others, but where the assignment means a '&'.
+TEST(QueryTest, AValueMayHaveAQuestionMark) {
+  const auto query = ParseAggregateRequest(
+      std::string(kMinutes) + "&action=BUY&aggregates=COUNT&origin=a?b&brand_id=c?limit=5");
+  ASSERT_TRUE(query.ok()) << query.status();
+  EXPECT_EQ(query->query.origin, "a?b");
+  EXPECT_EQ(query->query.brand_id, "c?limit=5");
+}
 
 TEST(QueryTest, AnAggregateRequest) {
   const auto request = ParseAggregateRequest(
