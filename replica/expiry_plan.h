@@ -9,13 +9,17 @@
 #include <deque>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "allezon/v1/replica.pb.h"
 #include "replica/core/types.h"
 #include "replica/digest.h"
 #include "replica/expired_ranges.h"
+#include "replica/log_format.h"
 
 namespace allezon::replica {
 
@@ -54,8 +58,15 @@ class ExpiryPlan {
   absl::StatusOr<std::optional<ExpiryStep>> Next();
 
  private:
+  // Fills buckets_, where they are done with and there are more.
+  absl::Status LookAhead();
+  void PlanBucket(const ParsedBucketKey& id, const Bucket& bucket);
+
   const Store& store_;
-  ExpireRanges expire_;
+  const ExpireRanges expire_;
+  absl::flat_hash_map<router::ShardId, ExpiredRanges> ranges_;  // what is to be expired
+  // Minutes [from, to) that any of them covers, in order and apart; those still to be looked at.
+  std::deque<std::pair<ParsedBucketKey, int64_t>> ahead_;
   std::deque<PlannedBucket> buckets_;  // in the order of the log
   size_t next_range_ = 0;
 };

@@ -52,6 +52,15 @@ T ValueAt(const char* data) {
   return value;
 }
 
+constexpr size_t kDigestBytes = 24;
+
+Digest DigestAt(const char* data) {
+  Digest digest;
+  digest.count = ValueAt<uint64_t>(data);
+  digest.sum = absl::MakeUint128(ValueAt<uint64_t>(data + 16), ValueAt<uint64_t>(data + 8));
+  return digest;
+}
+
 }  // namespace
 
 void Bucket::Add(std::string_view event_id, uint32_t accepted_s, std::string_view tag) {
@@ -130,24 +139,44 @@ std::optional<ParsedLogValue> ParseLogValue(std::string_view value) {
   return ParsedLogValue{ValueAt<uint32_t>(value.data()), value.substr(sizeof(uint32_t))};
 }
 
-std::string BucketValue(const Bucket& bucket) {
+std::string HourKey(router::ShardId shard, int64_t hour) {
+  std::string key;
+  AppendShard(key, shard);
+  AppendMinute(key, hour);
+  return key;
+}
+
+std::optional<ParsedHourKey> ParseHourKey(std::string_view key) {
+  if (key.size() != kMinuteBytes + kShardBytes) return std::nullopt;
+  return ParsedHourKey{ShardAt(key.data()), MinuteAt(key.data() + kShardBytes)};
+}
+
+std::string DigestValue(const Digest& digest) {
   std::string value;
-  AppendValue(value, bucket.digest.count);
-  AppendValue(value, absl::Uint128Low64(bucket.digest.sum));
-  AppendValue(value, absl::Uint128High64(bucket.digest.sum));
+  AppendValue(value, digest.count);
+  AppendValue(value, absl::Uint128Low64(digest.sum));
+  AppendValue(value, absl::Uint128High64(digest.sum));
+  return value;
+}
+
+std::optional<Digest> ParseDigestValue(std::string_view value) {
+  if (value.size() != kDigestBytes) return std::nullopt;
+  return DigestAt(value.data());
+}
+
+std::string BucketValue(const Bucket& bucket) {
+  std::string value = DigestValue(bucket.digest);
   AppendValue(value, bucket.oldest_accepted_s);
   AppendValue(value, bucket.newest_accepted_s);
   return value;
 }
 
 std::optional<Bucket> ParseBucketValue(std::string_view value) {
-  if (value.size() != 32) return std::nullopt;
+  if (value.size() != kDigestBytes + 2 * sizeof(uint32_t)) return std::nullopt;
   Bucket bucket;
-  bucket.digest.count = ValueAt<uint64_t>(value.data());
-  bucket.digest.sum =
-      absl::MakeUint128(ValueAt<uint64_t>(value.data() + 16), ValueAt<uint64_t>(value.data() + 8));
-  bucket.oldest_accepted_s = ValueAt<uint32_t>(value.data() + 24);
-  bucket.newest_accepted_s = ValueAt<uint32_t>(value.data() + 28);
+  bucket.digest = DigestAt(value.data());
+  bucket.oldest_accepted_s = ValueAt<uint32_t>(value.data() + kDigestBytes);
+  bucket.newest_accepted_s = ValueAt<uint32_t>(value.data() + kDigestBytes + sizeof(uint32_t));
   return bucket;
 }
 

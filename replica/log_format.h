@@ -10,7 +10,9 @@
 //           complete_as_of_s                   ->  seconds (4)
 //   log     minute (8, sign bit flipped) | shard (2) | event id (16)  ->  accepted_s (4) | tag
 //   digest  minute (8, sign bit flipped) | shard (2)  ->  count (8) | sum (16) | oldest, newest accepted_s (4 each)
-//           minute (8, sign bit flipped)              ->  nothing: the minute's digests may be behind its log
+//           minute (8, sign bit flipped)              ->  nothing: the minute's digests may be behind its log,
+//                                                         and those of its hour behind its minutes'
+//   hours   shard (2) | hour (8, sign bit flipped)    ->  count (8) | sum (16): of the shard's minutes in it
 //   expired shard (2) | first minute (8, sign bit flipped)  ->  minute after the last (8, sign bit flipped) |
 //                                             through_s, removed_through_s, expired_at_s (4 each)
 //   taken   of format 3, empty now: minute (8, sign bit flipped)  ->  taken_through_s (4)
@@ -26,6 +28,7 @@
 // one range.
 #pragma once
 
+#include <compare>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -37,10 +40,10 @@
 
 namespace allezon::replica {
 
-inline constexpr uint32_t kFormatVersion = 4;
-// Recorded what retention removed by minute, and not by shard; such a folder is converted when it
-// is opened.
-inline constexpr uint32_t kFormatVersionByMinute = 3;
+inline constexpr uint32_t kFormatVersion = 5;
+// Folders of these are converted when they are opened.
+inline constexpr uint32_t kFormatVersionByMinute = 3;  // removed by minute, and not by shard
+inline constexpr uint32_t kFormatVersionNoHours = 4;
 
 // A (shard, minute): what replicas compare. `oldest` and `newest` are bounds of accepted_s, exact
 // but for events that were removed since; 0 where it is empty.
@@ -78,6 +81,7 @@ std::optional<ParsedLogKey> ParseLogKey(std::string_view key);
 struct ParsedBucketKey {
   int64_t minute;
   router::ShardId shard;
+  friend auto operator<=>(const ParsedBucketKey&, const ParsedBucketKey&) = default;
 };
 std::optional<ParsedBucketKey> ParseBucketKey(std::string_view key);
 std::optional<int64_t> ParseMinuteKey(std::string_view key);
@@ -87,6 +91,16 @@ struct ParsedLogValue {
   std::string_view tag;
 };
 std::optional<ParsedLogValue> ParseLogValue(std::string_view value);
+
+std::string HourKey(router::ShardId shard, int64_t hour);
+struct ParsedHourKey {
+  router::ShardId shard;
+  int64_t hour;
+  friend auto operator<=>(const ParsedHourKey&, const ParsedHourKey&) = default;
+};
+std::optional<ParsedHourKey> ParseHourKey(std::string_view key);
+std::string DigestValue(const Digest& digest);
+std::optional<Digest> ParseDigestValue(std::string_view value);
 
 std::string BucketValue(const Bucket& bucket);
 std::optional<Bucket> ParseBucketValue(std::string_view value);

@@ -13,12 +13,13 @@ namespace allezon::replica {
 // The least that a node works with.
 inline constexpr uint64_t kNodeMemoryLeastBytes = uint64_t{128} << 20;
 
-// What each may take at most, in bytes. The rest is for the program itself, its threads, the
-// digests, what the allocator holds back, and what compactions and merges need for a while.
+// What each may take at most, in bytes. The rest is for the program itself, its threads, what the
+// allocator holds back, and what compactions and merges need for a while.
 struct NodeMemory {
   uint64_t rocksdb = 0;       // blocks and memtables
   uint64_t memtables = 0;     // of that
   uint64_t write_buffer = 0;  // each memtable
+  uint64_t digests = 0;       // those that are not read from disk
   uint64_t segments = 0;      // 0 where the service has none
   uint64_t calls = 0;         // events of calls that are not answered
   uint64_t reads = 0;         // reads that wait, and answers on their way

@@ -303,6 +303,7 @@ int RunNode(int argc, char** argv, const NodeSpec& spec) {
   if (!memory.ok()) return Fail("flags", memory.status());
   store_options->block_cache_bytes = memory->rocksdb;
   store_options->memtables_bytes = memory->memtables;
+  store_options->digests_bytes = memory->digests;
   store_options->write_buffer_bytes = memory->write_buffer;
   rpc::LogInfo("processors", {{"usable", rpc::GrpcCpus()}});
   rpc::LogInfo("descriptors", {{"limit", rpc::RaiseDescriptorLimit()}});

@@ -21,6 +21,10 @@ constexpr absl::Duration kReopenPause = absl::Seconds(5);
 // What an opening may write: the memtables that it makes of the log.
 constexpr uint64_t kReopenBytes = uint64_t{64} << 20;
 
+// What a peer's digest never is: what cannot be read is taken for another set, so that a sync looks
+// closer, and meets the error where it can say so.
+constexpr Digest kUnreadable{std::numeric_limits<uint64_t>::max(), 0};
+
 // About what a write of the entries takes: each goes into the log and the view, with keys.
 size_t BytesOf(absl::Span<const LogEntry> entries) {
   constexpr size_t kKeysBytes = 300;
@@ -50,6 +54,7 @@ bool Give(const ParsedLogKey& key, const ParsedLogValue& value, v1::Tag& parsed,
 Store::Store(StoreOptions options, View& view)
     : options_(std::move(options)),
       view_(view),
+      digests_(options_.digests_bytes),
       expired_(options_.shards),
       expired_keyed_(options_.shards) {}
 
@@ -120,25 +125,13 @@ absl::Status Store::Commit(absl::Span<const LogEntry> entries) {
                 KeyedValue(entry.minute, ContentHash(entry.tag)));
     }
   }
-  MarkUnsaved(*staged, batch);
+  MarkUnsaved(*staged->digests, batch);
   view_.Stage(staged->fresh, batch);
   if (absl::Status status = Write(batch, options_.sync_wal); !status.ok()) return status;
-  {
-    absl::MutexLock lock(&mutex_);
-    for (const auto& [key, bucket] : staged->buckets) buckets_.Set(key.first, key.second, bucket);
-  }
-  NoteUnsaved(*staged);
+  digests_.Apply(*staged->digests, /*is_saved=*/false);
+  NoteUnsaved(*staged->digests);
   view_.Committed(staged->fresh, removed);
   return absl::OkStatus();
-}
-
-void Store::StageBucket(int64_t minute, ShardId shard, const Bucket& bucket,
-                        rocksdb::WriteBatch& batch) const {
-  if (bucket.digest.count == 0) {
-    batch.Delete(column_families_[kDigestCf], BucketKey(minute, shard));
-  } else {
-    batch.Put(column_families_[kDigestCf], BucketKey(minute, shard), BucketValue(bucket));
-  }
 }
 
 bool Store::HasRoom(uint64_t bytes) const {
@@ -205,51 +198,45 @@ absl::Status Store::ReadBucket(int64_t minute, ShardId shard,
 }
 
 absl::StatusOr<Digest> Store::MinuteDigest(int64_t minute) const {
-  absl::MutexLock lock(&mutex_);
-  return buckets_.MinuteDigest(minute);
+  return digests_.MinuteDigest(minute);
 }
 
 absl::StatusOr<Digest> Store::BucketDigest(int64_t minute, ShardId shard) const {
-  return BucketOf(minute, shard).digest;
+  const absl::StatusOr<Bucket> bucket = BucketOf(minute, shard);
+  if (!bucket.ok()) return bucket.status();
+  return bucket->digest;
 }
 
-Digest Store::ShardDigest(ShardId shard) const {
-  absl::MutexLock lock(&mutex_);
-  return buckets_.ShardDigest(shard);
-}
+Digest Store::ShardDigest(ShardId shard) const { return digests_.ShardDigest(shard); }
 
 Digest Store::HourDigest(ShardId shard, int64_t hour) const {
-  absl::MutexLock lock(&mutex_);
-  return buckets_.HourDigest(shard, hour);
+  return digests_.HourDigest(shard, hour).value_or(kUnreadable);
 }
 
 Digest Store::MinuteDigest(ShardId shard, int64_t minute) const {
-  return BucketOf(minute, shard).digest;
+  return BucketDigest(minute, shard).value_or(kUnreadable);
 }
 
-Bucket Store::BucketOf(int64_t minute, ShardId shard) const {
-  absl::MutexLock lock(&mutex_);
-  return buckets_.Find(minute, shard);
-}
-
-uint64_t Store::EventCount() const {
-  absl::MutexLock lock(&mutex_);
-  return buckets_.event_count();
-}
+uint64_t Store::EventCount() const { return digests_.event_count(); }
 
 absl::Status Store::VisitMinutes(
     absl::FunctionRef<absl::Status(int64_t, const Digest&)> visit) const {
-  std::vector<std::pair<int64_t, Digest>> minutes;
-  {
-    absl::MutexLock lock(&mutex_);
-    for (const auto& [minute, shards] : buckets_.minutes()) {
-      minutes.emplace_back(minute, buckets_.MinuteDigest(minute));
-    }
-  }
-  for (const auto& [minute, digest] : minutes) {
-    if (absl::Status status = visit(minute, digest); !status.ok()) return status;
-  }
-  return absl::OkStatus();
+  std::optional<int64_t> minute;
+  Digest digest;
+  absl::Status ended;
+  absl::Status status =
+      digests_.Visit(kFirstBucket, kLastBucket, [&](const BucketId& id, const Bucket& bucket) {
+        if (minute && id.minute != *minute) {
+          ended = visit(*minute, std::exchange(digest, {}));
+          if (!ended.ok()) return false;
+        }
+        minute = id.minute;
+        digest.Add(bucket.digest);
+        return true;
+      });
+  if (status.ok()) status = ended;
+  if (!status.ok() || !minute) return status;
+  return visit(*minute, digest);
 }
 
 uint32_t Store::ExpiredThroughS(ShardId shard, int64_t minute) const {
@@ -270,8 +257,8 @@ uint64_t Store::ExpiredHash(ShardId shard) const {
 }
 
 uint32_t Store::NewestAcceptedS(ShardId shard, int64_t minute) const {
-  absl::MutexLock lock(&mutex_);
-  return buckets_.Find(minute, shard).newest_accepted_s;
+  const absl::StatusOr<Bucket> bucket = BucketOf(minute, shard);
+  return bucket.ok() ? bucket->newest_accepted_s : 0;
 }
 
 uint64_t Store::ExpiredKeyed(ShardId shard) const {
@@ -296,10 +283,10 @@ uint32_t Store::ExpiredAtS(absl::Span<const ShardId> shards, int64_t minute) con
 int64_t Store::NewestTimeMs() const {
   // This node never expires its newest minute by itself, so the start of that one is a safe lower
   // bound that needs no record of its own. Where a peer's expiry was adopted, it may be lower
-  // still.
-  absl::MutexLock lock(&mutex_);
-  if (buckets_.minutes().empty()) return std::numeric_limits<int64_t>::min();
-  return buckets_.minutes().rbegin()->first * router::kMinuteMs;
+  // still; and where it cannot be read, none is as safe.
+  const auto newest = digests_.NewestMinute();
+  if (!newest.ok() || !*newest) return std::numeric_limits<int64_t>::min();
+  return **newest * router::kMinuteMs;
 }
 
 uint64_t Store::Property(const std::string& name) const {

@@ -34,10 +34,10 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "allezon/v1/replica.pb.h"
-#include "replica/bucket_index.h"
 #include "replica/core/expiry_round.h"
 #include "replica/core/types.h"
 #include "replica/damage.h"
+#include "replica/digest_index.h"
 #include "replica/expired_ranges.h"
 #include "replica/expiry_plan.h"
 #include "replica/log_format.h"
@@ -67,6 +67,7 @@ struct StoreOptions {
   size_t block_cache_bytes = size_t{640} << 20;  // memtables take their room from it
   size_t memtables_bytes = size_t{384} << 20;    // all of them; beyond, the oldest are flushed
   size_t write_buffer_bytes = size_t{64} << 20;  // each column family's memtable
+  size_t digests_bytes = size_t{64} << 20;       // those that are kept in memory
   std::function<absl::Time()> clock = absl::Now;
 };
 
@@ -182,8 +183,11 @@ class Store final : public LogReader, public DigestSource {
   uint32_t ExpiredAtS(absl::Span<const ShardId> shards, int64_t minute) const override;
   int64_t NewestTimeMs() const override;
 
-  // The digest bucket of a shard's minute; empty where nothing is. Thread-safe.
-  Bucket BucketOf(int64_t minute, ShardId shard) const;
+  // The digest bucket of a shard's minute; empty where nothing is. kUnavailable, kDataLoss: the
+  // disk. Thread-safe.
+  absl::StatusOr<Bucket> BucketOf(int64_t minute, ShardId shard) const {
+    return digests_.Find(minute, shard);
+  }
   // How many events the set holds. Thread-safe.
   uint64_t EventCount() const;
   // Recomputes every digest from the log and compares: kDataLoss names the first bucket that
@@ -242,19 +246,13 @@ class Store final : public LogReader, public DigestSource {
     std::vector<LogEntry> late;  // for buckets that retention expired: only the view may keep them
     std::deque<Raise> raised;
     std::deque<Removal> removed;
-    absl::flat_hash_map<std::pair<int64_t, ShardId>, Bucket> buckets;  // their new values
+    std::optional<DigestChange> digests;
   };
   // What the set has under the id of an event, if anything; minute and hash only for keyed ids.
   struct Known {
     bool found = false;
     int64_t minute = 0;
     uint64_t content_hash = 0;
-  };
-  // A minute whose digests on disk are marked, as they may be behind those in memory.
-  struct Unsaved {
-    absl::Time written;
-    // Shards that nothing is left of, and which may have rows.
-    absl::flat_hash_set<ShardId> emptied;
   };
   using VisitEvent = std::function<bool(const ParsedLogKey&, const ParsedLogValue&)>;
   // False: the event cannot be read.
@@ -278,10 +276,11 @@ class Store final : public LogReader, public DigestSource {
   absl::Status CheckIdentity(std::string_view format, rocksdb::WriteBatch& batch);
   absl::Status NewIncarnation(rocksdb::WriteBatch& batch);
   absl::Status LoadDigests();
-  absl::StatusOr<BucketIndex::Shards> BucketsOfLog(int64_t minute) const;
+  using Buckets = absl::flat_hash_map<ShardId, Bucket>;
+  absl::StatusOr<Buckets> BucketsOfLog(int64_t minute) const;
   absl::Status RemakeDigests(int64_t minute);
   absl::Status LoadExpired();
-  absl::Status ConvertTaken();
+  absl::Status ConvertFolder();
   absl::Status LoadJoined();
   absl::StatusOr<Staged> Stage(absl::Span<const LogEntry> entries) const;
   absl::StatusOr<std::vector<Known>> FindKnown(absl::Span<const LogEntry> entries) const;
@@ -293,11 +292,11 @@ class Store final : public LogReader, public DigestSource {
   // The log's value for an event that is known by its key, and the event; borrows from the others.
   absl::StatusOr<LogEntry> ReadKnown(const LogEntry& by, int64_t minute, std::string& value,
                                      v1::Tag& tag) const;
-  void StageBuckets(Staged& staged) const;
+  absl::Status StageDigests(Staged& staged) const;
   absl::Status Write(rocksdb::WriteBatch& batch, bool sync);
   // Before and after the commit of what was staged.
-  void MarkUnsaved(const Staged& staged, rocksdb::WriteBatch& batch) const;
-  void NoteUnsaved(const Staged& staged);
+  void MarkUnsaved(const DigestChange& change, rocksdb::WriteBatch& batch) const;
+  void NoteUnsaved(const DigestChange& change);
   // Saves digests of minutes that are quiet; whether there are more.
   bool SaveQuietDigests();
   // With one write. REQUIRES: they are unsaved.
@@ -305,8 +304,6 @@ class Store final : public LogReader, public DigestSource {
   void SaveAllDigests();
   // Whether the disk has so much, if it can be asked.
   bool HasRoom(uint64_t bytes) const;
-  void StageBucket(int64_t minute, ShardId shard, const Bucket& bucket,
-                   rocksdb::WriteBatch& batch) const;
 
   // Retention, in store_expiry.cc.
   friend class ExpiryPlan;
@@ -316,11 +313,9 @@ class Store final : public LogReader, public DigestSource {
                                   rocksdb::WriteBatch& batch) const;
   absl::Status StageExpiredPart(const PlannedBucket& planned, Expiring& expiring,
                                 rocksdb::WriteBatch& batch) const;
-  void StageExpiredLog(Expiring& expiring, rocksdb::WriteBatch& batch) const;
+  absl::Status StageExpiredLog(Expiring& expiring, rocksdb::WriteBatch& batch) const;
   void StageExpiredRecords(const std::vector<v1::ExpiredRange>& ranges, Expiring& expiring,
                            rocksdb::WriteBatch& batch) const;
-  void AppendBuckets(const v1::ExpiredRange& range, std::vector<PlannedBucket>& found) const;
-  std::vector<PlannedBucket> BucketsOf(const ExpireRanges& expire) const;
   absl::StatusOr<std::vector<std::string>> KeysOf(int64_t minute, ShardId shard) const;
 
   // Visits the events of a minute in every shard, in key order, as of one moment.
@@ -330,11 +325,9 @@ class Store final : public LogReader, public DigestSource {
   // no.
   absl::Status VisitBucket(ShardId shard, int64_t minute, std::string_view after_id,
                            const VisitEvent& visit) const;
-  // Append what has room in a page; of hours or of minutes after `after` (none: from the first).
-  void AppendHours(ShardId shard, std::optional<int64_t> after,
-                   v1::ReadDigestsResponse& response) const;
-  void AppendMinutes(ShardId shard, const absl::btree_set<int64_t>& hours,
-                     std::optional<int64_t> after, v1::ReadDigestsResponse& response) const;
+  // Appends what has room in a page, of minutes after `after` (none: from the first).
+  absl::Status AppendMinutes(ShardId shard, const absl::btree_set<int64_t>& hours,
+                             std::optional<int64_t> after, v1::ReadDigestsResponse& response) const;
   // The same of ranges that reach beyond a minute (none: all); false where the page is full.
   bool AppendExpired(ShardId shard, std::optional<int64_t> beyond, uint32_t since_s,
                      v1::ReadExpiredResponse& response) const;
@@ -353,18 +346,22 @@ class Store final : public LogReader, public DigestSource {
   uint64_t incarnation_ = 0;
   uint64_t previous_incarnation_ = 0;
   bool is_by_minute_ = false;                // the folder is of a format that is converted
+  bool lacks_hours_ = false;                 // and so is this one
   std::atomic<bool> db_failed_{false};       // a write of RocksDB's failed
   std::atomic<int64_t> db_failed_at_us_{0};  // when, since 1970
   std::atomic<bool> has_room_{true};
   std::atomic<int64_t> agreed_now_us_{kNever};
-  absl::flat_hash_map<int64_t, Unsaved> unsaved_;  // by minute; of the single writer
+  // When minutes were written last whose digests on disk are marked, as they may be behind those in
+  // memory; of the single writer.
+  absl::flat_hash_map<int64_t, absl::Time> unsaved_;
+  DigestIndex digests_;
+  // Where the look for buckets to expire goes on; of who looks.
+  int64_t look_from_minute_ = std::numeric_limits<int64_t>::min();
 
+  // Where digests change with it, also held while that is applied. Before the index's own.
   mutable absl::Mutex mutex_;
-  BucketIndex buckets_ ABSL_GUARDED_BY(mutex_);
   std::vector<ExpiredRanges> expired_ ABSL_GUARDED_BY(mutex_);   // by shard
   std::vector<uint64_t> expired_keyed_ ABSL_GUARDED_BY(mutex_);  // by shard, of this process
-  // Where the look for such minutes goes on.
-  int64_t look_from_minute_ ABSL_GUARDED_BY(mutex_) = std::numeric_limits<int64_t>::min();
   // A byte a shard, as on disk.
   std::string joined_ ABSL_GUARDED_BY(mutex_);
   std::string damaged_ ABSL_GUARDED_BY(mutex_);

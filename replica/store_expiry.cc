@@ -21,8 +21,10 @@ namespace {
 constexpr size_t kStepBucketsMax = 1'024;
 constexpr size_t kStepKeysMax = 1'000;
 constexpr size_t kStepRangesMax = 1'000;
-// Looked at at a time, for which commits wait.
-constexpr int kMinutesLookedAtMax = 1'000;
+constexpr int kMinutesLookedAtMax = 1'000;  // by one look for what may go
+// Buckets that are planned before their keys are read, and that are looked at for it at once.
+constexpr size_t kPlannedMax = 10'000;
+constexpr size_t kLookedAtMax = 50'000;
 
 }  // namespace
 
@@ -34,61 +36,43 @@ bool Store::Maintain() {
 
 std::vector<ExpiryCandidate> Store::FindExpirable(WallS horizon_s) {
   std::vector<ExpiryCandidate> found;
-  absl::MutexLock lock(&mutex_);
-  const auto& minutes = buckets_.minutes();
-  if (minutes.empty()) return found;
-  const int64_t newest_ms = minutes.rbegin()->first * router::kMinuteMs;
+  const auto newest = digests_.NewestMinute();
+  if (!newest.ok() || !*newest) return found;
+  const int64_t newest_ms = **newest * router::kMinuteMs;
+  const int64_t kept_ms = absl::ToInt64Milliseconds(options_.retention);
   // A replay may leave many minutes that are old and young at once: a part of them at a time.
-  auto at = minutes.lower_bound(look_from_minute_);
-  look_from_minute_ = std::numeric_limits<int64_t>::min();
-  for (int looked_at = 0; at != minutes.end(); ++at, ++looked_at) {
-    const auto& [minute, shards] = *at;
-    if ((minute + 1) * router::kMinuteMs >
-        newest_ms - absl::ToInt64Milliseconds(options_.retention)) {
-      break;
-    }
-    if (looked_at == kMinutesLookedAtMax || found.size() + shards.size() > kExpiryBucketsMax) {
-      look_from_minute_ = minute;
-      break;
-    }
-    for (const auto& [shard, bucket] : shards) {
-      if (WallS{bucket.newest_accepted_s} > horizon_s) continue;
-      found.push_back({{shard, minute}, bucket.newest_accepted_s});
-    }
-  }
+  const int64_t from = std::exchange(look_from_minute_, kFirstBucket.minute);
+  std::optional<int64_t> minute;
+  size_t of_minute = 0;  // in `found`
+  int looked_at = 0;
+  absl::Status status =
+      digests_.Visit({from, 0}, kLastBucket, [&](const BucketId& id, const Bucket& bucket) {
+        if (minute != id.minute) {
+          minute = id.minute;
+          of_minute = 0;
+          if ((id.minute + 1) * router::kMinuteMs > newest_ms - kept_ms) return false;
+          if (looked_at++ == kMinutesLookedAtMax) {
+            look_from_minute_ = id.minute;
+            return false;
+          }
+        }
+        if (WallS{bucket.newest_accepted_s} > horizon_s) return true;
+        if (found.size() == kExpiryBucketsMax) {
+          // A minute is looked at whole, unless it alone has more.
+          if (of_minute < found.size()) found.resize(found.size() - of_minute);
+          look_from_minute_ = id.minute;
+          return false;
+        }
+        ++of_minute;
+        found.push_back({{id.shard, id.minute}, bucket.newest_accepted_s});
+        return true;
+      });
+  // Damage was noted; what the disk fails to give is looked at again.
+  if (!status.ok()) found.clear();
   return found;
 }
 
 // --- planning ---
-
-void Store::AppendBuckets(const v1::ExpiredRange& range, std::vector<PlannedBucket>& found) const {
-  int64_t from = range.from_minute();
-  while (true) {
-    absl::MutexLock lock(&mutex_);
-    const auto& minutes = buckets_.minutes();
-    auto at = minutes.lower_bound(from);
-    for (int looked_at = 0; looked_at < kMinutesLookedAtMax; ++looked_at, ++at) {
-      if (at == minutes.end() || at->first >= range.to_minute()) return;
-      from = at->first + 1;
-      const auto bucket = at->second.find(range.shard());
-      if (bucket == at->second.end()) continue;
-      if (bucket->second.oldest_accepted_s > range.through_s()) continue;  // there is nothing to go
-      found.push_back({{range.shard(), at->first}, MarkOf(range), bucket->second.digest, {}});
-    }
-  }
-}
-
-std::vector<PlannedBucket> Store::BucketsOf(const ExpireRanges& expire) const {
-  std::vector<PlannedBucket> found;
-  for (const v1::ExpiredRange& range : expire.ranges) {
-    if (range.shard() < options_.shards && range.through_s() != 0) AppendBuckets(range, found);
-  }
-  // In the order of the log, so that whole minutes go at once.
-  std::sort(found.begin(), found.end(), [](const PlannedBucket& a, const PlannedBucket& b) {
-    return std::pair(a.bucket.minute, a.bucket.shard) < std::pair(b.bucket.minute, b.bucket.shard);
-  });
-  return found;
-}
 
 absl::StatusOr<std::vector<std::string>> Store::KeysOf(int64_t minute, ShardId shard) const {
   std::vector<std::string> keys;
@@ -103,17 +87,57 @@ absl::StatusOr<std::vector<std::string>> Store::KeysOf(int64_t minute, ShardId s
 
 ExpiryPlan::ExpiryPlan(const Store& store, ExpireRanges expire)
     : store_(store), expire_(std::move(expire)) {
-  std::vector<PlannedBucket> buckets = store_.BucketsOf(expire_);
-  buckets_.assign(std::make_move_iterator(buckets.begin()), std::make_move_iterator(buckets.end()));
   // Of a decision that is of whole buckets each bucket is recorded, and there is nothing else.
-  if (expire_.only_whole) expire_.ranges.clear();
+  if (expire_.only_whole) next_range_ = expire_.ranges.size();
+  std::vector<std::pair<int64_t, int64_t>> minutes;
+  for (const v1::ExpiredRange& range : expire_.ranges) {
+    if (range.shard() >= store_.options_.shards || range.through_s() == 0) continue;
+    ranges_[range.shard()].Join(range.from_minute(), range.to_minute(), MarkOf(range));
+    minutes.emplace_back(range.from_minute(), range.to_minute());
+  }
+  std::sort(minutes.begin(), minutes.end());
+  for (const auto& [from, to] : minutes) {
+    if (ahead_.empty() || from > ahead_.back().second) {
+      ahead_.push_back({{from, 0}, to});
+    } else {
+      ahead_.back().second = std::max(ahead_.back().second, to);
+    }
+  }
+}
+
+void ExpiryPlan::PlanBucket(const BucketId& id, const Bucket& bucket) {
+  const auto found = ranges_.find(id.shard);
+  if (found == ranges_.end()) return;
+  const ExpiredMark mark = found->second.Find(id.minute);
+  if (bucket.oldest_accepted_s > mark.through_s) return;  // there is nothing to go
+  buckets_.push_back({{id.shard, id.minute}, mark, bucket.digest, {}});
+}
+
+absl::Status ExpiryPlan::LookAhead() {
+  while (buckets_.empty() && !ahead_.empty()) {
+    auto& [from, to] = ahead_.front();
+    bool is_whole = true;
+    size_t looked_at = 0;
+    absl::Status status =
+        store_.digests_.Visit(from, {to, 0}, [&](const BucketId& id, const Bucket& bucket) {
+          from = id;
+          is_whole = buckets_.size() < kPlannedMax && looked_at++ < kLookedAtMax;
+          if (is_whole) PlanBucket(id, bucket);
+          return is_whole;
+        });
+    if (!status.ok()) return status;
+    if (is_whole) ahead_.pop_front();
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::optional<ExpiryStep>> ExpiryPlan::Next() {
   ExpiryStep step;
   step.only_whole = expire_.only_whole;
   size_t keys = 0;
-  while (!buckets_.empty() && step.buckets.size() < kStepBucketsMax && keys < kStepKeysMax) {
+  while (step.buckets.size() < kStepBucketsMax && keys < kStepKeysMax) {
+    if (absl::Status status = LookAhead(); !status.ok()) return status;
+    if (buckets_.empty()) break;
     PlannedBucket bucket = std::move(buckets_.front());
     buckets_.pop_front();
     auto found = store_.KeysOf(bucket.bucket.minute, bucket.bucket.shard);
@@ -132,10 +156,13 @@ absl::StatusOr<std::optional<ExpiryStep>> ExpiryPlan::Next() {
 // --- a step ---
 
 struct Store::Expiring {
+  explicit Expiring(const DigestIndex& index) : digests(index) {}
+
   std::vector<ExpiredBucket> buckets;
-  std::map<std::pair<int64_t, ShardId>, Bucket> left;  // of each of them, by minute and shard
-  std::vector<int64_t> emptied;                        // minutes that nothing is left of
-  std::map<ShardId, uint64_t> keyed;                   // how many events with keys go
+  std::map<BucketId, Bucket> left;    // of each of them
+  DigestChange digests;               // to what is left
+  std::vector<int64_t> emptied;       // minutes that nothing is left of
+  std::map<ShardId, uint64_t> keyed;  // how many events with keys go
   // Of each shard, what is recorded in the place of what.
   struct Record {
     ExpiredRanges before;
@@ -164,7 +191,6 @@ absl::Status Store::StageExpiredPart(const PlannedBucket& planned, Expiring& exp
         return true;
       });
   if (!status.ok()) return status;
-  StageBucket(minute, shard, left, batch);
   expiring.left[{minute, shard}] = left;
   expired.is_empty = left.digest.count == 0;
   if (expired.removed.count > 0) expiring.buckets.push_back(expired);
@@ -174,38 +200,43 @@ absl::Status Store::StageExpiredPart(const PlannedBucket& planned, Expiring& exp
 absl::Status Store::StageExpiredBucket(const PlannedBucket& planned, Expiring& expiring,
                                        rocksdb::WriteBatch& batch) const {
   const auto [shard, minute] = planned.bucket;
-  const Bucket bucket = BucketOf(minute, shard);
-  if (bucket.digest.count == 0) return absl::OkStatus();
-  if (bucket.newest_accepted_s > planned.mark.through_s) {
+  const absl::StatusOr<Bucket> bucket = BucketOf(minute, shard);
+  if (!bucket.ok()) return bucket.status();
+  if (bucket->digest.count == 0) return absl::OkStatus();
+  if (bucket->newest_accepted_s > planned.mark.through_s) {
     return StageExpiredPart(planned, expiring, batch);
   }
   absl::StatusOr<std::vector<std::string>> keys = planned.keys;
-  if (bucket.digest != planned.digest) keys = KeysOf(minute, shard);
+  if (bucket->digest != planned.digest) keys = KeysOf(minute, shard);
   if (!keys.ok()) return keys.status();
   for (const std::string& key : *keys) batch.Delete(column_families_[kKeyedCf], key);
   expiring.keyed[shard] += keys->size();
-  StageBucket(minute, shard, {}, batch);
   expiring.left[{minute, shard}] = {};
-  expiring.buckets.push_back({shard, minute, bucket.digest, true});
+  expiring.buckets.push_back({shard, minute, bucket->digest, true});
   return absl::OkStatus();
 }
 
 // One range tombstone for neighbours that go whole, instead of one for each event.
-void Store::StageExpiredLog(Expiring& expiring, rocksdb::WriteBatch& batch) const {
+absl::Status Store::StageExpiredLog(Expiring& expiring, rocksdb::WriteBatch& batch) const {
   rocksdb::ColumnFamilyHandle* const log = column_families_[kLogCf];
-  absl::MutexLock lock(&mutex_);
   std::string begin, end;
   const auto flush = [&] {
     if (!begin.empty()) batch.DeleteRange(log, begin, end);
     begin.clear();
   };
   std::map<int64_t, std::vector<ShardId>> whole;
-  for (const auto& [key, left] : expiring.left) {
-    if (left.digest.count == 0) whole[key.first].push_back(key.second);
+  for (const auto& [id, left] : expiring.left) {
+    if (left.digest.count == 0) whole[id.minute].push_back(id.shard);
   }
   for (const auto& [minute, shards] : whole) {
-    const auto held = buckets_.minutes().find(minute);
-    if (held == buckets_.minutes().end() || held->second.size() == shards.size()) {
+    size_t held = 0;
+    absl::Status status =
+        digests_.Visit({minute, 0}, {minute + 1, 0}, [&](const BucketId&, const Bucket&) {
+          ++held;
+          return true;
+        });
+    if (!status.ok()) return status;
+    if (held == shards.size()) {
       expiring.emptied.push_back(minute);
       // That of the digests takes a mark too.
       batch.DeleteRange(column_families_[kDigestCf], MinuteKey(minute), MinuteKey(minute + 1));
@@ -227,6 +258,7 @@ void Store::StageExpiredLog(Expiring& expiring, rocksdb::WriteBatch& batch) cons
     flush();
   }
   flush();
+  return absl::OkStatus();
 }
 
 void Store::StageExpiredRecords(const std::vector<v1::ExpiredRange>& ranges, Expiring& expiring,
@@ -263,14 +295,14 @@ void Store::StageExpiredRecords(const std::vector<v1::ExpiredRange>& ranges, Exp
 
 absl::StatusOr<Store::Expiring> Store::StageExpiry(const ExpiryStep& step,
                                                    rocksdb::WriteBatch& batch) const {
-  Expiring expiring;
+  Expiring expiring(digests_);
   std::vector<v1::ExpiredRange> ranges = step.ranges;
   for (const PlannedBucket& planned : step.buckets) {
     const auto [shard, minute] = planned.bucket;
     // What came since makes it too young.
-    if (step.only_whole && BucketOf(minute, shard).newest_accepted_s > planned.mark.through_s) {
-      continue;
-    }
+    const absl::StatusOr<Bucket> bucket = BucketOf(minute, shard);
+    if (!bucket.ok()) return bucket.status();
+    if (step.only_whole && bucket->newest_accepted_s > planned.mark.through_s) continue;
     absl::Status status = StageExpiredBucket(planned, expiring, batch);
     if (!status.ok()) return status;
     v1::ExpiredRange& range = ranges.emplace_back();
@@ -281,7 +313,14 @@ absl::StatusOr<Store::Expiring> Store::StageExpiry(const ExpiryStep& step,
     range.set_removed_through_s(planned.mark.removed_through_s);
     range.set_expired_at_s(planned.mark.expired_at_s);
   }
-  StageExpiredLog(expiring, batch);
+  if (absl::Status status = StageExpiredLog(expiring, batch); !status.ok()) return status;
+  for (const auto& [id, left] : expiring.left) {
+    const absl::StatusOr<Bucket*> bucket = expiring.digests.Of(id.minute, id.shard);
+    if (!bucket.ok()) return bucket.status();
+    **bucket = left;
+  }
+  if (absl::Status status = expiring.digests.Finish(); !status.ok()) return status;
+  digests_.StageChange(expiring.digests, batch);
   StageExpiredRecords(ranges, expiring, batch);
   view_.StageExpire(expiring.buckets, expiring.emptied, batch);
   return expiring;
@@ -294,16 +333,10 @@ absl::Status Store::Expire(const ExpiryStep& step) {
   if (absl::Status status = Write(batch, options_.sync_wal); !status.ok()) return status;
   {
     absl::MutexLock lock(&mutex_);
-    for (const auto& [key, left] : expiring->left) buckets_.Set(key.first, key.second, left);
+    digests_.Apply(expiring->digests, /*is_saved=*/true);
     for (const auto& [shard, count] : expiring->keyed) expired_keyed_[shard] += count;
     for (const auto& [shard, record] : expiring->records) {
       expired_[shard].Replace(record.before, record.now);
-    }
-  }
-  for (const auto& [key, left] : expiring->left) {
-    const auto unsaved = unsaved_.find(key.first);
-    if (unsaved != unsaved_.end() && left.digest.count == 0) {
-      unsaved->second.emptied.insert(key.second);
     }
   }
   for (const int64_t minute : expiring->emptied) unsaved_.erase(minute);

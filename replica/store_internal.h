@@ -5,9 +5,12 @@
 
 #include <rocksdb/status.h>
 
+#include <cstdint>
+#include <limits>
 #include <string_view>
 
 #include "absl/status/status.h"
+#include "replica/log_format.h"
 
 namespace allezon::replica {
 
@@ -20,6 +23,7 @@ enum ColumnFamily {
   kKeyedCf,
   kViewCf,
   kExpiredCf,
+  kHoursCf,
   kColumnFamilies
 };
 
@@ -29,6 +33,10 @@ inline constexpr char kDamagedKey[] = "damaged";
 inline constexpr char kCompleteKey[] = "complete_as_of_s";
 // There while a process has the folder whose commits are not synced.
 inline constexpr char kUnsyncedKey[] = "unsynced";
+
+// Of all buckets.
+inline constexpr ParsedBucketKey kFirstBucket{std::numeric_limits<int64_t>::min(), 0};
+inline constexpr ParsedBucketKey kLastBucket{std::numeric_limits<int64_t>::max(), 0};
 
 absl::Status FromRocks(const rocksdb::Status& status, std::string_view what);
 

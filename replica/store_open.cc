@@ -248,6 +248,7 @@ absl::Status Store::OpenDb() {
   descriptors[kKeyedCf] = {"keyed", LogOptions(shared)};
   descriptors[kViewCf] = {"view", view_options};
   descriptors[kExpiredCf] = {"expired", shared};
+  descriptors[kHoursCf] = {"hours", shared};
   rocksdb::DB* db = nullptr;
   rocksdb::DBOptions options = DbOptions(options_, cache_, mark_.has_value());
   options.listeners.push_back(
@@ -292,7 +293,9 @@ absl::Status Store::CheckIdentity(std::string_view format, rocksdb::WriteBatch& 
   const std::string where = absl::StrCat("data folder ", options_.path);
   rocksdb::ColumnFamilyHandle* meta = column_families_[kMetaCf];
   if (format == absl::StrCat(kFormatVersionByMinute)) {
-    is_by_minute_ = true;  // ConvertTaken makes it one of this format
+    is_by_minute_ = lacks_hours_ = true;  // ConvertFolder makes it one of this format
+  } else if (format == absl::StrCat(kFormatVersionNoHours)) {
+    lacks_hours_ = true;
   } else if (format != absl::StrCat(kFormatVersion)) {
     return absl::FailedPreconditionError(
         absl::StrCat(where, " has format ", absl::string_view(format.data(), format.size()),
@@ -350,8 +353,8 @@ absl::Status Store::RecordIncarnation(uint64_t incarnation) {
 // What was removed by minute, on whosever word, says nothing of what other replicas of a shard
 // have: it tells only that the minutes are gone for whoever asks. What peers still hold of them is
 // pulled, and expires anew, by shard.
-absl::Status Store::ConvertTaken() {
-  if (!is_by_minute_) return absl::OkStatus();
+absl::Status Store::ConvertFolder() {
+  if (!lacks_hours_) return absl::OkStatus();
   const std::string where = absl::StrCat("data folder ", options_.path);
   rocksdb::WriteBatch batch;
   absl::MutexLock lock(&mutex_);
@@ -432,7 +435,7 @@ absl::Status Store::OpenFolder() {
     if (absl::Status s = LoadDigests(); !s.ok()) return s;
     if (absl::Status s = LoadExpired(); !s.ok()) return s;
     if (absl::Status s = LoadJoined(); !s.ok()) return s;
-    if (absl::Status s = ConvertTaken(); !s.ok()) return s;
+    if (absl::Status s = ConvertFolder(); !s.ok()) return s;
     return RecordDamage();
   };
   if (absl::Status s = load(); !s.ok()) return MarkUnreadable(s, /*has_opened=*/true);

@@ -15,7 +15,6 @@ namespace {
 constexpr size_t kDigestsMax = 2'000;
 constexpr int kExpiredMax = 10'000;
 // Looked at at once, for which commits wait.
-constexpr size_t kDigestsAtOnceMax = 1'000;
 constexpr size_t kRangesAtOnceMax = 1'000;
 
 size_t RoomIn(const v1::ReadDigestsResponse& response) {
@@ -24,22 +23,16 @@ size_t RoomIn(const v1::ReadDigestsResponse& response) {
 
 }  // namespace
 
-void Store::AppendHours(ShardId shard, std::optional<int64_t> after,
-                        v1::ReadDigestsResponse& response) const {
-  while (const size_t most = std::min(kDigestsAtOnceMax, RoomIn(response))) {
-    absl::MutexLock lock(&mutex_);
-    if (buckets_.AppendHours(shard, after, most, *response.mutable_digests()) < most) return;
-    after = response.digests().rbegin()->start();
-  }
-}
-
-void Store::AppendMinutes(ShardId shard, const absl::btree_set<int64_t>& hours,
-                          std::optional<int64_t> after, v1::ReadDigestsResponse& response) const {
-  auto hour = after ? hours.lower_bound(BucketIndex::HourOf(*after)) : hours.begin();
+absl::Status Store::AppendMinutes(ShardId shard, const absl::btree_set<int64_t>& hours,
+                                  std::optional<int64_t> after,
+                                  v1::ReadDigestsResponse& response) const {
+  auto hour = after ? hours.lower_bound(HourOf(*after)) : hours.begin();
   for (; hour != hours.end() && RoomIn(response) > 0; ++hour) {
-    absl::MutexLock lock(&mutex_);
-    buckets_.AppendMinutes(shard, *hour, after, RoomIn(response), *response.mutable_digests());
+    absl::Status status =
+        digests_.AppendMinutes(shard, *hour, after, RoomIn(response), *response.mutable_digests());
+    if (!status.ok()) return status;
   }
+  return absl::OkStatus();
 }
 
 absl::Status Store::ReadDigests(const v1::ReadDigestsRequest& request,
@@ -61,7 +54,7 @@ absl::Status Store::ReadDigests(const v1::ReadDigestsRequest& request,
   }
   if (request.level() == v1::DIGEST_LEVEL_SHARD) {
     absl::MutexLock lock(&mutex_);
-    for (const ShardId shard : shards) buckets_.AppendShard(shard, *response.mutable_digests());
+    for (const ShardId shard : shards) digests_.AppendShard(shard, *response.mutable_digests());
     for (const ShardId shard : request.shards()) {
       response.add_expired_hashes(expired_[shard].hash());
     }
@@ -72,11 +65,11 @@ absl::Status Store::ReadDigests(const v1::ReadDigestsRequest& request,
     if (request.has_after() && shard < request.after().shard()) continue;
     std::optional<int64_t> after;
     if (request.has_after() && shard == request.after().shard()) after = request.after().start();
-    if (request.level() == v1::DIGEST_LEVEL_HOUR) {
-      AppendHours(shard, after, response);
-    } else {
-      AppendMinutes(shard, hours, after, response);
-    }
+    absl::Status status =
+        request.level() == v1::DIGEST_LEVEL_HOUR
+            ? digests_.AppendHours(shard, after, RoomIn(response), *response.mutable_digests())
+            : AppendMinutes(shard, hours, after, response);
+    if (!status.ok()) return status;
   }
   response.set_has_more(RoomIn(response) == 0);
   return absl::OkStatus();

@@ -106,7 +106,7 @@ absl::StatusOr<Store::Staged> Store::Stage(absl::Span<const LogEntry> entries) c
     absl::Status status = StageRaise(entries[index], minute, staged);
     if (!status.ok()) return status;
   }
-  StageBuckets(staged);
+  if (absl::Status status = StageDigests(staged); !status.ok()) return status;
   return staged;
 }
 
@@ -154,24 +154,24 @@ absl::Status Store::StageRaise(const LogEntry& again, int64_t minute, Staged& st
   return absl::OkStatus();
 }
 
-void Store::StageBuckets(Staged& staged) const {
-  absl::MutexLock lock(&mutex_);
-  const auto bucket_of = [&](const LogEntry& entry)
-                             ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) -> Bucket& {
-    const auto [bucket, first] = staged.buckets.try_emplace({entry.minute, entry.shard});
-    if (first) bucket->second = buckets_.Find(entry.minute, entry.shard);
-    return bucket->second;
-  };
+absl::Status Store::StageDigests(Staged& staged) const {
+  DigestChange& change = staged.digests.emplace(digests_);
   for (const Raise& raise : staged.raised) {
-    Bucket& bucket = bucket_of(raise.entry);
-    bucket.newest_accepted_s = std::max(bucket.newest_accepted_s, raise.entry.accepted_s);
+    const absl::StatusOr<Bucket*> bucket = change.Of(raise.entry.minute, raise.entry.shard);
+    if (!bucket.ok()) return bucket.status();
+    (*bucket)->newest_accepted_s = std::max((*bucket)->newest_accepted_s, raise.entry.accepted_s);
   }
   for (const Removal& removal : staged.removed) {
-    bucket_of(removal.entry).Remove(router::AsBytes(removal.entry.id), removal.entry.tag);
+    const absl::StatusOr<Bucket*> bucket = change.Of(removal.entry.minute, removal.entry.shard);
+    if (!bucket.ok()) return bucket.status();
+    (*bucket)->Remove(router::AsBytes(removal.entry.id), removal.entry.tag);
   }
   for (const LogEntry& entry : staged.fresh) {
-    bucket_of(entry).Add(router::AsBytes(entry.id), entry.accepted_s, entry.tag);
+    const absl::StatusOr<Bucket*> bucket = change.Of(entry.minute, entry.shard);
+    if (!bucket.ok()) return bucket.status();
+    (*bucket)->Add(router::AsBytes(entry.id), entry.accepted_s, entry.tag);
   }
+  return change.Finish();
 }
 
 }  // namespace allezon::replica

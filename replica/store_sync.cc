@@ -276,10 +276,11 @@ absl::StatusOr<std::vector<uint32_t>> Store::ReadNewest(
   }
   std::vector<uint32_t> newest;
   newest.reserve(static_cast<size_t>(request.shards_size()));
-  absl::MutexLock lock(&mutex_);
   for (int i = 0; i < request.shards_size(); ++i) {
     if (absl::Status status = CheckRange(request.shards(i), {}); !status.ok()) return status;
-    newest.push_back(buckets_.Find(request.minutes(i), request.shards(i)).newest_accepted_s);
+    const absl::StatusOr<Bucket> bucket = BucketOf(request.minutes(i), request.shards(i));
+    if (!bucket.ok()) return bucket.status();
+    newest.push_back(bucket->newest_accepted_s);
   }
   return newest;
 }

@@ -119,7 +119,7 @@ TEST_F(ViewContractTest, AnAnswerSaysWhichSetItIsOf) {
   ASSERT_TRUE(answers.ok()) << answers.status();
   EXPECT_EQ((*answers)[0].totals.count, 110u);
   EXPECT_EQ((*answers)[0].digest.count, 111u) << "filters aside, of this shard";
-  EXPECT_EQ((*answers)[0].digest, db_.log().BucketDigest(7, kShard));
+  EXPECT_EQ((*answers)[0].digest, *db_.log().BucketDigest(7, kShard));
   EXPECT_EQ((*answers)[1].digest, replica::Digest());
 }
 

@@ -198,7 +198,7 @@ TEST(StoreConflict, ACopyThatWasAcceptedMuchLaterRaisesTheAcceptance) {
   ASSERT_TRUE(replica.store().Commit({other}).ok());
   EXPECT_EQ(replica.store().EventCount(), 1u);
   for (int round = 0; round < 2; ++round) {
-    EXPECT_EQ(replica.store().BucketOf(0, first.shard).newest_accepted_s, 90'000u);
+    EXPECT_EQ(replica.store().BucketOf(0, first.shard)->newest_accepted_s, 90'000u);
     int seen = 0;
     EXPECT_TRUE(replica.store()
                     .ReadMinute(0,

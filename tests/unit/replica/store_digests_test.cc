@@ -13,7 +13,8 @@ namespace {
 
 constexpr absl::Duration kQuiet = absl::Seconds(11);
 
-class StoreDigestsTest : public testing::Test {
+// With room in memory for no digests that are on disk, and for all.
+class StoreDigestsTest : public testing::TestWithParam<size_t> {
  protected:
   using Digests = std::map<std::pair<int64_t, ShardId>, std::pair<uint64_t, absl::uint128>>;
 
@@ -24,6 +25,7 @@ class StoreDigestsTest : public testing::Test {
     StoreOptions options;
     options.path = path_;
     options.service = "profile";
+    options.digests_bytes = GetParam();
     options.clock = [this] { return now_; };
     auto store = Store::Open(options, view_);
     ASSERT_TRUE(store.ok()) << store.status();
@@ -74,14 +76,14 @@ class StoreDigestsTest : public testing::Test {
   std::unique_ptr<Store> store_;
 };
 
-TEST_F(StoreDigestsTest, WhatWasNeverSavedIsMadeFromTheLog) {
+TEST_P(StoreDigestsTest, WhatWasNeverSavedIsMadeFromTheLog) {
   Entries entries;
   for (int i = 0; i < 500; ++i) entries.Add(absl::StrCat("c", i), i * 500);
   Commit(entries);
   ExpectKept();
 }
 
-TEST_F(StoreDigestsTest, AMinuteThatWasSavedMayBeWrittenToAgain) {
+TEST_P(StoreDigestsTest, AMinuteThatWasSavedMayBeWrittenToAgain) {
   Entries early, late;
   for (int i = 0; i < 100; ++i) early.Add(absl::StrCat("c", i), i);
   for (int i = 50; i < 150; ++i) late.Add(absl::StrCat("c", i), i);
@@ -94,7 +96,7 @@ TEST_F(StoreDigestsTest, AMinuteThatWasSavedMayBeWrittenToAgain) {
   ExpectKept();
 }
 
-TEST_F(StoreDigestsTest, AShardThatLostItsOnlyEventOfAMinuteStaysEmpty) {
+TEST_P(StoreDigestsTest, AShardThatLostItsOnlyEventOfAMinuteStaysEmpty) {
   // Two bodies under one key, of which the one that comes second is kept.
   Entries entries;
   const LogEntry first = entries.Add("c", 0, "key", 1000, 1);
@@ -113,7 +115,7 @@ TEST_F(StoreDigestsTest, AShardThatLostItsOnlyEventOfAMinuteStaysEmpty) {
   EXPECT_THAT(MinutesOf(*store_), testing::ElementsAre(1));
 }
 
-TEST_F(StoreDigestsTest, ManyMinutesAtATimeAreSavedAsTheyCome) {
+TEST_P(StoreDigestsTest, ManyMinutesAtATimeAreSavedAsTheyCome) {
   for (int round = 0; round < 3; ++round) {
     Entries entries;
     for (int i = 0; i < 1500; ++i) entries.Add("c", int64_t{i} * 60'000);
@@ -122,7 +124,7 @@ TEST_F(StoreDigestsTest, ManyMinutesAtATimeAreSavedAsTheyCome) {
   ExpectKept();
 }
 
-TEST_F(StoreDigestsTest, AMinuteThatRetentionExpiredLeavesNothingBehind) {
+TEST_P(StoreDigestsTest, AMinuteThatRetentionExpiredLeavesNothingBehind) {
   const auto accepted_s = static_cast<uint32_t>(absl::ToUnixSeconds(now_));
   Entries entries;
   entries.Add("old", 0, "", accepted_s);
@@ -133,6 +135,40 @@ TEST_F(StoreDigestsTest, AMinuteThatRetentionExpiredLeavesNothingBehind) {
   EXPECT_THAT(MinutesOf(*store_), testing::ElementsAre(48 * 60));
   ExpectKept();
 }
+
+TEST_P(StoreDigestsTest, AFolderWithoutDigestsOfHoursIsConverted) {
+  Entries entries;
+  for (int i = 0; i < 300; ++i) entries.Add(absl::StrCat("c", i), int64_t{i} * 500'000);
+  Commit(entries);
+  SaveQuiet();
+  const Digests before = All();
+  store_.reset();
+  {
+    RawFolder folder(path_);
+    folder.Drop("hours");
+    folder.Put("default", "format", absl::StrCat(kFormatVersionNoHours));
+  }
+  for (int round = 0; round < 2; ++round) {
+    Open();
+    EXPECT_EQ(All(), before);
+    EXPECT_TRUE(store_->CheckDigests().ok()) << store_->CheckDigests();
+  }
+}
+
+// A start makes hours anew where a minute of them was written to before a crash.
+TEST_P(StoreDigestsTest, HoursAreSumsOfTheirMinutesWhicheverWereSavedBeforeACrash) {
+  for (int round = 0; round < 4; ++round) {
+    Entries entries;
+    for (int i = 0; i < 50; ++i) {
+      entries.Add(absl::StrCat("c", i, "/", round), (int64_t{i} % 3 + round) * 60'000);
+    }
+    Commit(entries);
+    if (round % 2 == 0) SaveQuiet();
+    ExpectKept();
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Memory, StoreDigestsTest, testing::Values(0, size_t{64} << 20));
 
 }  // namespace
 }  // namespace allezon::replica

@@ -57,7 +57,7 @@ TEST_F(StoreExpiryTest, WhatWasAcceptedUpToThenGoesAndWhatCameLaterStays) {
       EXPECT_EQ(store_->ExpiredAtS({early.shard}, minute), 99u);
     }
     EXPECT_EQ(store_->ExpiredThroughS(early.shard, 8), 0u);
-    EXPECT_EQ(store_->BucketOf(0, late.shard).newest_accepted_s, 2000u);
+    EXPECT_EQ(store_->BucketOf(0, late.shard)->newest_accepted_s, 2000u);
     ASSERT_TRUE(store_->Commit({early, late, late_keyed}).ok());
     EXPECT_EQ(store_->EventCount(), 2u) << "what was expired stays out, what was kept is known";
     Reopen();
@@ -76,7 +76,7 @@ TEST_F(StoreExpiryTest, OtherShardsOfTheMinuteStay) {
   ExpireAll(*store_, {Range(mine.shard, 0, 1, 1000, 5)});
   for (int round = 0; round < 2; ++round) {
     EXPECT_EQ(store_->EventCount(), 1u);
-    EXPECT_EQ(store_->BucketOf(0, other.shard).digest.count, 1u);
+    EXPECT_EQ(store_->BucketOf(0, other.shard)->digest.count, 1u);
     EXPECT_EQ(store_->ExpiredThroughS(other.shard, 0), 0u);
     EXPECT_EQ(store_->ExpiredAtS({other.shard}, 0), 0u);
     EXPECT_EQ(store_->ExpiredAtS({other.shard, mine.shard}, 0), 5u);
@@ -237,26 +237,9 @@ TEST_F(StoreExpiryTest, AFolderThatKnowsOnlyMinutesIsConverted) {
   ASSERT_TRUE(store_->RecordJoined({3}).ok());
   store_.reset();
   {
-    rocksdb::DB* db = nullptr;
-    std::vector<rocksdb::ColumnFamilyDescriptor> families;
-    std::vector<std::string> names;
-    const std::string path = folder_.path() + "/data";
-    ASSERT_TRUE(rocksdb::DB::ListColumnFamilies({}, path, &names).ok());
-    for (const std::string& name : names) families.push_back({name, {}});
-    std::vector<rocksdb::ColumnFamilyHandle*> handles;
-    ASSERT_TRUE(rocksdb::DB::Open({}, path, families, &handles, &db).ok());
-    for (size_t i = 0; i < names.size(); ++i) {
-      if (names[i] == "taken") {
-        for (const int64_t minute : {5, 6}) {
-          ASSERT_TRUE(db->Put({}, handles[i], MinuteKey(minute), SecondsValue(1'000)).ok());
-        }
-      }
-      if (names[i] == "default") {
-        ASSERT_TRUE(db->Put({}, handles[i], "format", "3").ok());
-      }
-    }
-    for (rocksdb::ColumnFamilyHandle* handle : handles) db->DestroyColumnFamilyHandle(handle);
-    delete db;
+    RawFolder folder(folder_.path() + "/data");
+    for (const int64_t minute : {5, 6}) folder.Put("taken", MinuteKey(minute), SecondsValue(1'000));
+    folder.Put("default", "format", "3");
   }
   for (int round = 0; round < 2; ++round) {
     Reopen();

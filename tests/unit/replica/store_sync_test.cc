@@ -64,7 +64,7 @@ TEST_F(StoreSyncTest, DigestsOfEveryLevelAreThoseOfTheLogAlsoAfterAReopen) {
         entries.Add(absl::StrCat("c", i), minutes[i % minutes.size()] * router::kMinuteMs + i);
     const std::string id = IdOf(entry);
     by_minute[{entry.shard, entry.minute}].Add(id, entry.tag);
-    by_hour[{entry.shard, BucketIndex::HourOf(entry.minute)}].Add(id, entry.tag);
+    by_hour[{entry.shard, HourOf(entry.minute)}].Add(id, entry.tag);
     by_shard[entry.shard].Add(id, entry.tag);
   }
   ASSERT_TRUE(store_->Commit(entries.all()).ok());
@@ -97,7 +97,7 @@ TEST_F(StoreSyncTest, DigestsOfEveryLevelAreThoseOfTheLogAlsoAfterAReopen) {
     }
     std::vector<std::pair<ShardId, int64_t>> of_hours;
     for (const auto& [key, digest] : by_minute) {
-      const int64_t hour = BucketIndex::HourOf(key.second);
+      const int64_t hour = HourOf(key.second);
       if (hour == 1 || hour == -2) of_hours.push_back(key);
     }
     std::vector<std::pair<ShardId, int64_t>> got;

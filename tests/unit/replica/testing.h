@@ -10,6 +10,7 @@
 #include <deque>
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -48,6 +49,38 @@ class TempFolder {
 
  private:
   std::string path_;
+};
+
+// A data folder that no store has open, to make an older one of it.
+class RawFolder {
+ public:
+  explicit RawFolder(const std::string& path) {
+    std::vector<std::string> names;
+    EXPECT_TRUE(rocksdb::DB::ListColumnFamilies({}, path, &names).ok());
+    std::vector<rocksdb::ColumnFamilyDescriptor> families;
+    for (const std::string& name : names) families.push_back({name, {}});
+    std::vector<rocksdb::ColumnFamilyHandle*> handles;
+    rocksdb::DB* db = nullptr;
+    EXPECT_TRUE(rocksdb::DB::Open({}, path, families, &handles, &db).ok());
+    db_.reset(db);
+    for (size_t i = 0; i < names.size(); ++i) handles_[names[i]] = handles[i];
+  }
+  ~RawFolder() {
+    for (const auto& [name, handle] : handles_) db_->DestroyColumnFamilyHandle(handle);
+  }
+  RawFolder(const RawFolder&) = delete;
+  RawFolder& operator=(const RawFolder&) = delete;
+
+  void Put(const std::string& family, const std::string& key, const std::string& value) {
+    EXPECT_TRUE(db_->Put({}, handles_.at(family), key, value).ok());
+  }
+  void Drop(const std::string& family) {
+    EXPECT_TRUE(db_->DropColumnFamily(handles_.at(family)).ok());
+  }
+
+ private:
+  std::unique_ptr<rocksdb::DB> db_;
+  std::map<std::string, rocksdb::ColumnFamilyHandle*> handles_;
 };
 
 // What a crash would leave of a RocksDB folder that is in use. Its background work goes on while
