@@ -144,7 +144,7 @@ TEST_F(ViewContractTest, WhatTookThePlaceOfAnotherIsNoPartOfTheSetBeforeTheViewH
   const auto after = db_.view().Scan({kShard}, 7, 8, kViewsOfO, /*with_digests=*/true);
   ASSERT_TRUE(after.ok()) << after.status();
   EXPECT_EQ((*after)[0].totals.sum_price, 8u);
-  EXPECT_EQ((*after)[0].digest, db_.log().BucketDigest(7, kShard));
+  EXPECT_EQ((*after)[0].digest, *db_.log().BucketDigest(7, kShard));
 }
 
 TEST_F(ViewContractTest, WhatCameAfterTheExpiredOnesStays) {
@@ -414,7 +414,7 @@ TEST_P(DroppedBucketTest, WhatIsNewerInItStays) {
   for (int round = 0; round < 4; ++round) {
     EXPECT_EQ(All().totals.sum_price, each * 1101 + 10) << round;
     EXPECT_EQ(All({1}).oldest_accepted_s, 2000u);
-    EXPECT_EQ(All({1}).digest, db_.log().BucketDigest(7, 1));
+    EXPECT_EQ(All({1}).digest, *db_.log().BucketDigest(7, 1));
     if (round == 0) {
       Tick(db_);
     } else {
