@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "aggregate_svc/aggregate_view.h"
 
-#include <rocksdb/db.h>
-#include <rocksdb/table.h>
 #include <rocksdb/write_batch.h>
 
 #include <algorithm>
 #include <array>
 #include <map>
+#include <set>
 #include <utility>
 
 #include "aggregate_svc/minute.h"
@@ -17,25 +16,32 @@
 namespace allezon::aggregate_svc {
 namespace {
 
-// A sealed segment is merged into a new one that has at least 1/kMergeRatio of its rows.
-constexpr uint64_t kMergeRatio = 2;
 // An open segment with more rows is sealed at the next tick, and no merge makes a larger one: a
 // value stays within some tens of megabytes; and where memory is small within a sixteenth of it, as
 // a merge takes several times as much for a while.
 constexpr uint64_t kSegmentRowsMax = 2'000'000;
 constexpr uint64_t kSegmentRowsMin = 10'000;
 constexpr uint64_t kResidentBytesARow = 256;
+// Of resident_bytes_max: the minutes', and that of decoded segments. The rest is for what is open.
+constexpr double kMinutesShare = 0.125;
+constexpr double kSealedShare = 0.375;
 
 struct Meters {
   prometheus::Counter& rebuilt = rpc::MakeCounter(
       "allezon_segments_rebuilt_total", "Minutes whose segments were rebuilt from the log.");
+  prometheus::Counter& loaded = rpc::MakeCounter(
+      "allezon_minutes_loaded_total", "Minutes that were not in memory and looked up on disk.");
   prometheus::Gauge& bytes =
-      rpc::MakeGauge("allezon_segments_resident_bytes", "Segments in memory.");
+      rpc::MakeGauge("allezon_segments_resident_bytes", "Segments and minutes in memory.");
 };
 
 Meters& TheMeters() {
   static Meters meters;
   return meters;
+}
+
+size_t ShareOf(size_t bytes, double share) {
+  return static_cast<size_t>(static_cast<double>(bytes) * share);
 }
 
 replica::Digest OneEvent(const replica::LogEntry& entry) {
@@ -67,22 +73,15 @@ AggregateView::AggregateView(AggregateViewOptions options)
     : options_(options),
       segment_rows_max_(std::clamp<uint64_t>(options.resident_bytes_max / kResidentBytesARow,
                                              kSegmentRowsMin, kSegmentRowsMax)),
-      sealed_(options.resident_bytes_max / 2) {
+      sealed_(ShareOf(options.resident_bytes_max, kSealedShare)),
+      minutes_(ShareOf(options.resident_bytes_max, kMinutesShare)) {
   TheMeters();
 }
 
 AggregateView::~AggregateView() = default;
 
 void AggregateView::Configure(rocksdb::ColumnFamilyOptions& options) {
-  // A few values of up to megabytes: every one is read whole, so blocks need no cache and keys no
-  // filter.
-  rocksdb::BlockBasedTableOptions table;
-  table.no_block_cache = true;
-  options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
-  // Columns of small codes shrink well, and are written once; RocksDB compresses them in its own
-  // threads, where an explicit compression would make who seals wait.
-  options.compression = rocksdb::kZSTD;
-  options.write_buffer_size = std::min(options.write_buffer_size, size_t{16} << 20);
+  SegmentStore::Configure(options);
 }
 
 absl::StatusOr<std::unique_ptr<Segment>> AggregateView::ReadLog(int64_t minute) const {
@@ -93,72 +92,94 @@ absl::StatusOr<std::unique_ptr<Segment>> AggregateView::ReadLog(int64_t minute) 
   return segment;
 }
 
+// Both the log's minutes and what is stored of them come in order: nothing is kept of either but
+// what memory has room for, the last ones.
 absl::Status AggregateView::Open(const replica::ViewContext& context) {
   context_ = context;
-  auto on_disk = sealed_.Open(context);
-  if (!on_disk.ok()) return on_disk.status();
+  sealed_.Open(context);
+  SegmentStore::Batch batch(sealed_);
+  SegmentStore::Walk walk(sealed_, batch);
   size_t minutes = 0, rebuilt = 0;
-  absl::Status status = context_.log->VisitMinutes(
-      [&](int64_t number, const replica::Digest& digest) -> absl::Status {
-        ++minutes;
-        const auto minute = std::make_shared<Minute>(number);
-        std::vector<SealedRef> sealed;
-        if (const auto found = on_disk->find(number); found != on_disk->end()) {
-          sealed = std::move(found->second);
-          on_disk->erase(found);
-        }
-        if (Sum(sealed) != digest) {
-          absl::StatusOr<std::unique_ptr<Segment>> segment = ReadLog(number);
-          if (!segment.ok()) return segment.status();
-          // Stored at once instead of being kept, so that a start-up needs no memory for what
-          // nobody asks for.
-          absl::StatusOr<SealedRef> stored =
-              sealed_.Replace(number, sealed, *std::move(segment), kPlus);
-          if (!stored.ok()) return stored.status();
-          sealed = {*stored};
-          TheMeters().rebuilt.Increment();
-          ++rebuilt;
-        }
-        absl::MutexLock minute_lock(&minute->mutex);
-        for (SealedRef& one : sealed) {
-          minute->sides[one.sign()].closed.sealed.push_back(std::move(one));
-        }
-        absl::MutexLock lock(&mutex_);
-        minutes_[number] = minute;
-        return absl::OkStatus();
-      });
+  const auto remove_until = [&](std::optional<int64_t> number) -> absl::Status {
+    while (walk.is_valid() && (!number || walk.minute() < *number)) {
+      batch.Remove(walk.minute(), walk.sealed());
+      if (absl::Status status = batch.WriteIfLarge(); !status.ok()) return status;
+      if (absl::Status status = walk.Next(); !status.ok()) return status;
+    }
+    return absl::OkStatus();
+  };
+  const auto open_minute = [&](int64_t number, const replica::Digest& digest) -> absl::Status {
+    ++minutes;
+    if (absl::Status status = remove_until(number); !status.ok()) return status;
+    std::vector<SealedRef> sealed;
+    if (walk.is_valid() && walk.minute() == number) {
+      sealed = std::move(walk.sealed());
+      if (absl::Status status = walk.Next(); !status.ok()) return status;
+    }
+    if (Sum(sealed) != digest) {
+      absl::StatusOr<std::unique_ptr<Segment>> segment = ReadLog(number);
+      if (!segment.ok()) return segment.status();
+      // Stored soon instead of being kept, so that a start-up needs no memory for what nobody asks
+      // for.
+      sealed = {batch.Replace(number, sealed, *std::move(segment), kPlus)};
+      if (absl::Status status = batch.WriteIfLarge(); !status.ok()) return status;
+      TheMeters().rebuilt.Increment();
+      ++rebuilt;
+    }
+    Adopt(number, std::move(sealed));
+    return absl::OkStatus();
+  };
+  absl::Status status = walk.Next();
+  if (status.ok()) status = context_.log->VisitMinutes(open_minute);
+  if (status.ok()) status = remove_until(std::nullopt);
+  if (status.ok()) status = batch.Write();
   if (!status.ok()) return status;
-  for (const auto& [number, sealed] : *on_disk) {
-    if (absl::Status status = sealed_.Remove(number, sealed); !status.ok()) return status;
-  }
   if (rebuilt > 0) {
     rpc::LogInfo("segments rebuilt from the log", {{"rebuilt", rebuilt}, {"minutes", minutes}});
   }
   return absl::OkStatus();
 }
 
-AggregateView::MinuteRef AggregateView::Find(int64_t minute) const {
-  absl::MutexLock lock(&mutex_);
-  const auto found = minutes_.find(minute);
-  return found == minutes_.end() ? nullptr : found->second;
+void AggregateView::Adopt(int64_t number, std::vector<SealedRef> sealed) {
+  const MinuteRef minute = minutes_.FindOrMake(number);
+  {
+    absl::MutexLock lock(&minute->mutex);
+    Put(std::move(sealed), *minute);
+  }
+  minutes_.CountBytes(minute);
 }
 
-AggregateView::MinuteRef AggregateView::FindOrMake(int64_t minute) {
-  absl::MutexLock lock(&mutex_);
-  MinuteRef& found = minutes_[minute];
-  if (found == nullptr) found = std::make_shared<Minute>(minute);
-  return found;
+void AggregateView::Put(std::vector<SealedRef> sealed, Minute& minute) {
+  minute.mutex.AssertHeld();
+  for (SealedRef& one : sealed) {
+    minute.sides[one.sign()].closed.sealed.push_back(std::move(one));
+  }
+  minute.is_loaded = true;
 }
 
-void AggregateView::Erase(const MinuteRef& minute) {
-  absl::MutexLock lock(&mutex_);
-  const auto found = minutes_.find(minute->number);
-  if (found != minutes_.end() && found->second == minute) minutes_.erase(found);
+absl::Status AggregateView::Load(Minute& minute) const {
+  minute.mutex.AssertHeld();
+  if (minute.is_loaded) return absl::OkStatus();
+  absl::StatusOr<std::vector<SealedRef>> sealed = sealed_.Find(minute.number);
+  if (!sealed.ok()) return sealed.status();
+  TheMeters().loaded.Increment();
+  Put(*std::move(sealed), minute);
+  return absl::OkStatus();
 }
 
-size_t AggregateView::resident_minutes() const {
-  absl::MutexLock lock(&mutex_);
-  return minutes_.size();
+absl::StatusOr<MinuteRef> AggregateView::FindLoaded(int64_t number) {
+  MinuteRef minute = minutes_.Find(number);
+  if (minute == nullptr) return minute;
+  {
+    absl::ReaderMutexLock lock(&minute->mutex);
+    if (minute->is_loaded) return minute;
+  }
+  {
+    absl::MutexLock lock(&minute->mutex);
+    if (absl::Status status = Load(*minute); !status.ok()) return status;
+  }
+  minutes_.CountBytes(minute);
+  return minute;
 }
 
 void AggregateView::Committed(absl::Span<const replica::LogEntry> added,
@@ -174,24 +195,19 @@ void AggregateView::Committed(absl::Span<const replica::LogEntry> added,
 }
 
 void AggregateView::Apply(int64_t number, const Change& change) {
-  while (true) {
-    const MinuteRef minute = FindOrMake(number);
-    switch (ApplyTo(*minute, change)) {
-      case Applied::kDone:
-        return NoteWritten(minute, absl::Now());
-      case Applied::kFull:
-        return NoteWritten(minute, absl::InfinitePast());
-      case Applied::kEmptied:
-        return Erase(minute);
-      case Applied::kGone:
-        Erase(minute);
-    }
+  MinuteRef minute = minutes_.FindOrMake(number);
+  switch (ApplyTo(*minute, change)) {
+    case Applied::kDone:
+      return minutes_.NoteWritten(minute, absl::Now());
+    case Applied::kFull:
+      return minutes_.NoteWritten(minute, absl::InfinitePast());
+    case Applied::kEmptied:
+      return minutes_.Release(std::move(minute));
   }
 }
 
 AggregateView::Applied AggregateView::ApplyTo(Minute& minute, const Change& change) {
   absl::MutexLock lock(&minute.mutex);
-  if (minute.gone) return Applied::kGone;
   if (!minute.lost.ok()) return Applied::kDone;
   const size_t before = minute.open_bytes();
   uint64_t rows = 0;
@@ -203,177 +219,48 @@ AggregateView::Applied AggregateView::ApplyTo(Minute& minute, const Change& chan
     if (open != nullptr) rows = std::max(rows, open->digest().count);
   }
   open_bytes_.fetch_add(minute.open_bytes() - before, std::memory_order_relaxed);
-  if (!change.removed.empty() && minute.digest() == replica::Digest()) {
+  // Where the disk fails, plus and minus add up to nothing all the same.
+  if (!change.removed.empty() && Load(minute).ok() && minute.digest() == replica::Digest()) {
     // The last of what it held has made way.
     Clear(minute);
-    minute.gone = true;
     return Applied::kEmptied;
   }
   return rows > segment_rows_max_ ? Applied::kFull : Applied::kDone;
 }
 
-void AggregateView::NoteWritten(const MinuteRef& minute, absl::Time last_append) {
-  absl::MutexLock lock(&mutex_);
-  const auto to = last_append == absl::InfinitePast() ? written_.begin() : written_.end();
-  if (minute->place) {
-    (*minute->place)->last_append = last_append;
-    written_.splice(to, written_, *minute->place);
-  } else {
-    minute->place = written_.insert(to, {minute, last_append});
-  }
-}
-
-AggregateView::MinuteRef AggregateView::TakeWritten(absl::Time quiet_since) {
-  absl::MutexLock lock(&mutex_);
-  if (written_.empty() || written_.front().last_append > quiet_since) return nullptr;
-  MinuteRef minute = std::move(written_.front().minute);
-  written_.pop_front();
-  minute->place.reset();
-  return minute;
-}
-
-SegmentRef AggregateView::MergeWithLast(int64_t number, SegmentRef segment,
-                                        std::vector<SealedRef>& sealed,
-                                        std::vector<SealedRef>& replaced) {
-  std::shared_ptr<Segment> merged;
-  while (!sealed.empty()) {
-    const uint64_t rows = segment->digest().count;
-    const uint64_t last_rows = sealed.back().digest.count;
-    if (last_rows > kMergeRatio * rows || last_rows + rows > segment_rows_max_) break;
-    // Its digest without them is not known.
-    if (!sealed.back().dropped.empty()) break;
-    const absl::StatusOr<SegmentRef> last = sealed_.Read(number, sealed.back().sequence);
-    // Who asks for it will have it repaired.
-    if (!last.ok()) break;
-    if (merged == nullptr) {
-      merged = std::make_shared<Segment>(*segment);
-      segment = merged;
-    }
-    merged->Merge(**last);
-    replaced.push_back(sealed.back());
-    sealed.pop_back();
-  }
-  return segment;
-}
-
-struct AggregateView::Sealing {
-  Closed from;  // as it was at the beginning; without what is merged
-  std::vector<SealedRef> replaced;
-  std::optional<SealedRef> stored;  // none where nothing was left to store
-  replica::Digest erased;           // of what was dropped before
-  absl::Status status;
-};
-
-void AggregateView::StoreLeaving(int64_t number, Sign sign, Sealing& sealing) {
-  SegmentRef segment = sealing.from.leaving;
-  if (!sealing.from.leaving_dropped.empty()) {
-    auto rest = std::make_shared<Segment>(*segment);
-    for (const uint32_t shard : sealing.from.leaving_dropped) {
-      sealing.erased.Add(rest->Erase(shard));
-    }
-    if (rest->is_empty()) return;
-    segment = std::move(rest);
-  }
-  segment = MergeWithLast(number, std::move(segment), sealing.from.sealed, sealing.replaced);
-  absl::StatusOr<SealedRef> stored =
-      sealed_.Replace(number, sealing.replaced, std::move(segment), sign);
-  sealing.status = stored.status();
-  if (stored.ok()) sealing.stored = *std::move(stored);
-}
-
-bool AggregateView::Seal(const MinuteRef& minute) {
-  std::array<Sealing, 2> sealings;
-  uint64_t epoch = 0;
-  {
-    absl::MutexLock lock(&minute->mutex);
-    if (minute->is_sealing) return true;  // who does it looks again when done
-    for (const Sign sign : {kPlus, kMinus}) {
-      Minute::Side& side = minute->sides[sign];
-      if (side.closed.leaving == nullptr) side.closed.leaving = std::move(side.open);
-      sealings[sign].from = side.closed;
-    }
-    if (sealings[kPlus].from.leaving == nullptr && sealings[kMinus].from.leaving == nullptr) {
-      return true;
-    }
-    minute->is_sealing = true;
-    minute->dropped_while_sealing.clear();
-    epoch = minute->epoch;
-  }
-  for (const Sign sign : {kPlus, kMinus}) {
-    if (sealings[sign].from.leaving != nullptr) StoreLeaving(minute->number, sign, sealings[sign]);
-  }
-  bool has_more = false;
-  {
-    absl::MutexLock lock(&minute->mutex);
-    if (minute->epoch != epoch) {
-      // What it stored is no longer to be there. Should this fail, the next start removes it.
-      for (const Sealing& sealing : sealings) {
-        if (sealing.stored) sealed_.Remove(minute->number, {*sealing.stored}).IgnoreError();
-      }
-      return true;
-    }
-    minute->is_sealing = false;
-    for (const Sign sign : {kPlus, kMinus}) {
-      Sealing& sealing = sealings[sign];
-      Minute::Side& side = minute->sides[sign];
-      if (sealing.from.leaving != nullptr && sealing.status.ok()) {
-        // Nobody else takes any out, or adds any; but shards may have been dropped from them.
-        side.closed.sealed.resize(side.closed.sealed.size() - sealing.replaced.size());
-        if (sealing.stored) {
-          sealing.stored->dropped = minute->dropped_while_sealing;
-          side.closed.sealed.push_back(*std::move(sealing.stored));
-        }
-        side.closed.leaving.reset();
-        side.closed.leaving_dropped.clear();
-        open_bytes_.fetch_sub(sealing.from.leaving->bytes(), std::memory_order_relaxed);
-        sign == kPlus ? minute->dropped.Remove(sealing.erased)
-                      : minute->dropped.Add(sealing.erased);
-      }
-      has_more = has_more || side.open != nullptr || side.closed.leaving != nullptr;
-    }
-  }
-  if (has_more) NoteWritten(minute, absl::Now());
-  return sealings[kPlus].status.ok() && sealings[kMinus].status.ok();
-}
-
-void AggregateView::EnforceBound() {
-  while (open_bytes_.load(std::memory_order_relaxed) > options_.resident_bytes_max / 2) {
-    const MinuteRef minute = TakeWritten(absl::InfiniteFuture());
-    // Where there is none, others are sealing.
-    if (minute == nullptr || !Seal(minute)) return;
-  }
+absl::Status AggregateView::Refill(Minute& minute) {
+  // Appends wait: what is counted must not change while the log is read.
+  absl::MutexLock lock(&minute.mutex);
+  if (minute.is_sealing) return absl::AbortedError("look again");
+  absl::StatusOr<std::unique_ptr<Segment>> segment = ReadLog(minute.number);
+  if (!segment.ok()) return absl::UnavailableError(segment.status().ToString());
+  // Where the log holds more, a commit is under way, whose events will be given to Committed;
+  // where it holds less, retention is.
+  if ((*segment)->digest() != minute.digest()) return BusyMinute(minute.number);
+  Clear(minute);
+  open_bytes_.fetch_add((*segment)->bytes(), std::memory_order_relaxed);
+  minute.sides[kPlus].open = *std::move(segment);
+  return absl::OkStatus();
 }
 
 absl::Status AggregateView::Repair(const MinuteRef& minute) {
-  {
-    // Appends wait: what is counted must not change while the log is read.
-    absl::MutexLock lock(&minute->mutex);
-    if (minute->gone || minute->is_sealing) return absl::AbortedError("look again");
-    absl::StatusOr<std::unique_ptr<Segment>> segment = ReadLog(minute->number);
-    if (!segment.ok()) return absl::UnavailableError(segment.status().ToString());
-    // Where the log holds more, a commit is under way, whose events will be given to Committed;
-    // where it holds less, retention is.
-    if ((*segment)->digest() != minute->digest()) return BusyMinute(minute->number);
-    Clear(*minute);
-    open_bytes_.fetch_add((*segment)->bytes(), std::memory_order_relaxed);
-    minute->sides[kPlus].open = *std::move(segment);
-  }
+  if (absl::Status status = Refill(*minute); !status.ok()) return status;
   TheMeters().rebuilt.Increment();
   rpc::LogWarn("a broken segment was rebuilt from the log", {{"minute", minute->number}});
-  NoteWritten(minute, absl::Now());
+  minutes_.NoteWritten(minute, absl::Now());
   return absl::OkStatus();
 }
 
 void AggregateView::Clear(Minute& minute) {
   minute.mutex.AssertHeld();
   open_bytes_.fetch_sub(minute.open_bytes(), std::memory_order_relaxed);
-  // Where something was staged to go, it may have been sealed or merged since. Should this fail,
-  // the next start removes it.
-  if (const auto sealed = minute.sealed(); !sealed.empty()) {
-    sealed_.Remove(minute.number, sealed).IgnoreError();
-  }
+  // Where something was staged to go, it may have been sealed or merged since.
+  const absl::Status removed = minute.is_loaded ? sealed_.Remove(minute.number, minute.sealed())
+                                                : sealed_.RemoveAll(minute.number);
+  if (!removed.ok()) minute.is_stale_on_disk = true;
   minute.sides = {};
   minute.dropped = {};
+  minute.is_loaded = true;
   minute.is_sealing = false;
   minute.lost = absl::OkStatus();
   ++minute.epoch;
@@ -381,68 +268,81 @@ void AggregateView::Clear(Minute& minute) {
 
 void AggregateView::StageExpire(absl::Span<const replica::ExpiredBucket>,
                                 absl::Span<const int64_t> emptied, rocksdb::WriteBatch& batch) {
+  expiring_.clear();
   for (const int64_t number : emptied) {
-    const MinuteRef minute = Find(number);
+    MinuteRef minute = minutes_.Find(number);
     if (minute == nullptr) continue;
-    absl::ReaderMutexLock lock(&minute->mutex);
-    sealed_.StageRemove(number, minute->sealed(), batch);
+    {
+      absl::MutexLock lock(&minute->mutex);
+      if (absl::Status status = Load(*minute); status.ok()) {
+        sealed_.StageRemove(number, minute->sealed(), batch);
+      } else {
+        Lose(*minute, status);  // until it is emptied
+      }
+    }
+    expiring_.push_back(std::move(minute));
   }
 }
 
 void AggregateView::Expired(absl::Span<const replica::ExpiredBucket> buckets,
                             absl::Span<const int64_t> emptied) {
-  for (const int64_t number : emptied) Empty(number);
+  for (MinuteRef& minute : std::exchange(expiring_, {})) Empty(std::move(minute));
+  const std::set<int64_t> empty(emptied.begin(), emptied.end());
   std::map<int64_t, std::vector<const replica::ExpiredBucket*>> by_minute;
-  for (const replica::ExpiredBucket& bucket : buckets) by_minute[bucket.minute].push_back(&bucket);
+  for (const replica::ExpiredBucket& bucket : buckets) {
+    if (bucket.removed == replica::Digest() || empty.contains(bucket.minute)) continue;
+    by_minute[bucket.minute].push_back(&bucket);
+  }
   for (const auto& [minute, some] : by_minute) Drop(minute, some);
 }
 
-void AggregateView::Empty(int64_t number) {
-  const MinuteRef minute = Find(number);
-  if (minute == nullptr) return;
+void AggregateView::Empty(MinuteRef minute) {
   {
     absl::MutexLock lock(&minute->mutex);
     Clear(*minute);
-    minute->gone = true;
   }
-  Erase(minute);
+  minutes_.Release(std::move(minute));
+}
+
+void AggregateView::Lose(Minute& minute, const absl::Status& why) {
+  minute.mutex.AssertHeld();
+  minute.lost = absl::UnavailableError(why.ToString());
+  rpc::LogError("what is held of a minute cannot be read",
+                {{"minute", minute.number}, {"detail", why.ToString()}});
 }
 
 void AggregateView::Drop(int64_t number, absl::Span<const replica::ExpiredBucket* const> buckets) {
-  const MinuteRef minute = Find(number);
+  MinuteRef minute = minutes_.Find(number);
   if (minute == nullptr) return;
   bool is_empty = false;
   {
     absl::MutexLock lock(&minute->mutex);
     if (!minute->lost.ok()) return;
     const size_t before = minute->open_bytes();
-    absl::Status status;
+    absl::Status status = Load(*minute);
     for (const replica::ExpiredBucket* bucket : buckets) {
-      status = DropBucket(*minute, *bucket);
       if (!status.ok()) break;
+      status = DropBucket(*minute, *bucket);
     }
     open_bytes_.fetch_add(minute->open_bytes() - before, std::memory_order_relaxed);
     if (!status.ok()) {
       Clear(*minute);
-      minute->lost = absl::UnavailableError(status.ToString());
-      rpc::LogError("what the log holds of a minute cannot be read",
-                    {{"minute", number}, {"detail", status.ToString()}});
-      return;
+      return Lose(*minute, status);
     }
     is_empty = minute->digest() == replica::Digest();
     if (is_empty) {
       Clear(*minute);
-      minute->gone = true;
     } else if (!minute->is_sealing && minute->closed_digest() == replica::Digest()) {
       DropClosed(*minute);
     }
   }
-  is_empty ? Erase(minute) : NoteWritten(minute, absl::Now());
+  if (is_empty) return minutes_.Release(std::move(minute));
+  minutes_.CountBytes(minute);
+  minutes_.NoteWritten(minute, absl::Now());
 }
 
 absl::Status AggregateView::DropBucket(Minute& minute, const replica::ExpiredBucket& bucket) {
   minute.mutex.AssertHeld();
-  if (bucket.removed == replica::Digest()) return absl::OkStatus();
   // What closed segments hold of it: all that the minute held of it, but what is open.
   replica::Digest closed = bucket.removed;
   for (const Sign sign : {kPlus, kMinus}) {
@@ -472,7 +372,7 @@ absl::Status AggregateView::DropBucket(Minute& minute, const replica::ExpiredBuc
 
 void AggregateView::DropClosed(Minute& minute) {
   minute.mutex.AssertHeld();
-  sealed_.Remove(minute.number, minute.sealed()).IgnoreError();
+  if (!sealed_.Remove(minute.number, minute.sealed()).ok()) minute.is_stale_on_disk = true;
   for (Minute::Side& side : minute.sides) {
     if (side.closed.leaving != nullptr) {
       open_bytes_.fetch_sub(side.closed.leaving->bytes(), std::memory_order_relaxed);
@@ -484,16 +384,14 @@ void AggregateView::DropClosed(Minute& minute) {
 
 void AggregateView::Tick(absl::Time) {
   const absl::Time quiet_since = absl::Now() - options_.seal_after;
-  while (const MinuteRef minute = TakeWritten(quiet_since)) {
-    if (!Seal(minute)) break;
+  while (SealSome(quiet_since, segment_rows_max_)) {
   }
-  EnforceBound();
+  ReduceMemory();
   TheMeters().bytes.Set(static_cast<double>(resident_bytes()));
 }
 
 void AggregateView::Close() {
-  while (const MinuteRef minute = TakeWritten(absl::InfiniteFuture())) {
-    if (!Seal(minute)) return;
+  while (SealSome(absl::InfiniteFuture(), segment_rows_max_)) {
   }
 }
 

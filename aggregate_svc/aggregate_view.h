@@ -20,36 +20,40 @@
 //     segment is no longer merged, since its digest without them is not known; it goes with the
 //     last of what it holds.
 //
-// Memory: open segments take at most half of resident_bytes_max (beyond, the longest unwritten ones
-// are sealed by who appends), decoded sealed ones the other half. Besides, a minute that holds
-// anything takes some 500 bytes.
+// Memory: within resident_bytes_max, whatever is written and asked for. Half of it is for what is
+// open, three eighths for decoded sealed segments, one eighth for the minutes themselves, some 500
+// bytes each, which leave and come back from disk beyond that (minutes.h); those that cannot leave
+// count as open. A tick seals the longest unwritten ones down to a quarter; who appends does so
+// only beyond half, one write at a time. Not counted: the segments of that one write, and a minute
+// that is rebuilt from the log, which is in memory as a whole for a moment.
 //
-// Locks: a minute's mutex guards what it holds; `mutex_` which minutes there are. Neither is waited
-// for with the other held. A scan holds its minute's lock, shared, while it reads the open segment;
-// sealing holds it to take the segment out and to note where it went, not while it writes.
+// Minutes of which shards were dropped cannot leave, as the disk knows nothing of that. Where they
+// would have to, a tick rebuilds them from the log.
+//
+// Locks: a minute's mutex guards what it holds; that of Minutes which minutes there are. Neither is
+// waited for with the other held. A scan holds its minute's lock, shared, while it reads the open
+// segment; sealing holds it to take the segment out and to note where it went, not while it writes.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
-#include <list>
 #include <memory>
-#include <optional>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "aggregate_svc/minutes.h"
 #include "aggregate_svc/moves.h"
 #include "aggregate_svc/segment_store.h"
 
 namespace allezon::aggregate_svc {
 
+struct Closed;
+
 struct AggregateViewOptions {
   // A minute that nothing was added to for this long is sealed.
   absl::Duration seal_after = absl::Seconds(10);
-  // Segments in memory.
+  // Segments in memory, and the minutes that they are of.
   size_t resident_bytes_max = size_t{512} << 20;
 };
 
@@ -92,58 +96,68 @@ class AggregateView final : public replica::View {
                                                  int64_t to, const Filter& filter,
                                                  bool with_digests = false);
 
-  // What the segments in memory take. Thread-safe.
+  // What segments and minutes in memory take. Thread-safe.
   size_t resident_bytes() const {
-    return open_bytes_.load(std::memory_order_relaxed) + sealed_.cached_bytes();
+    return open_bytes_.load(std::memory_order_relaxed) + sealed_.cached_bytes() + minutes_.bytes();
   }
-  // Minutes that hold anything, sealed or open. Thread-safe.
-  size_t resident_minutes() const;
+  // Minutes in memory: all that hold anything, unless some have left. Thread-safe.
+  size_t resident_minutes() const { return minutes_.count(); }
 
  private:
-  struct Minute;
-  struct Closed;
   // What a commit changes of one minute.
   struct Change {
     std::vector<const replica::LogEntry*> added;
     std::vector<const replica::LogEntry*> removed;
   };
-  // One sign's part of a seal.
+  // A minute that is being sealed.
   struct Sealing;
-  using MinuteRef = std::shared_ptr<Minute>;
-  struct Written {
-    MinuteRef minute;
-    absl::Time last_append;
-  };
 
-  MinuteRef Find(int64_t minute) const;
-  MinuteRef FindOrMake(int64_t minute);
-  void Erase(const MinuteRef& minute);
+  // Reads what is on disk of the minute. REQUIRES: its mutex is held. kUnavailable: the disk fails.
+  absl::Status Load(Minute& minute) const;
+  // Puts what is on disk of it into a minute. REQUIRES: its mutex is held.
+  static void Put(std::vector<SealedRef> sealed, Minute& minute);
+  // The same into one that is new in memory.
+  void Adopt(int64_t number, std::vector<SealedRef> sealed);
+  // Null where nothing is in memory and surely nothing on disk. Errors as above.
+  absl::StatusOr<MinuteRef> FindLoaded(int64_t number);
 
   void Apply(int64_t minute, const Change& change);
   enum class Applied {
     kDone,
     kFull,     // an open segment is to be sealed soon
     kEmptied,  // nothing is left of the minute
-    kGone,     // it was before; look it up again
   };
   Applied ApplyTo(Minute& minute, const Change& change);
-  // Puts the minute among those to be sealed: last, or first where `last_append` is the infinite
-  // past.
-  void NoteWritten(const MinuteRef& minute, absl::Time last_append);
-  // Takes out the longest unwritten minute, if it was not written after `quiet_since`.
-  MinuteRef TakeWritten(absl::Time quiet_since);
-  // Seals what is open. False where the disk refused; then it stays open and is noted again.
-  bool Seal(const MinuteRef& minute);
-  // Stores what is leaving, merged with what it replaces.
-  void StoreLeaving(int64_t number, Sign sign, Sealing& sealing);
+
+  // What is open, and minutes beyond their share.
+  size_t unsealed_bytes() const {
+    return open_bytes_.load(std::memory_order_relaxed) + minutes_.excess_bytes();
+  }
+  // Seals some of the longest unwritten minutes with one write, if they were not written after
+  // `quiet_since`. No merge makes a segment of more than `merge_rows_max` rows. False where there
+  // were none, or where the disk refused; then they stay open and are noted again.
+  bool SealSome(absl::Time quiet_since, uint64_t merge_rows_max);
+  enum class Began { kYes, kNothing, kFailed };
+  // Takes out what is open.
+  Began BeginSeal(const MinuteRef& minute, Sealing& sealing);
+  // Adds what is leaving to the write, merged with what it replaces.
+  void StageLeaving(Sign sign, uint64_t merge_rows_max, Sealing& sealing,
+                    SegmentStore::Batch& batch);
   // `segment` with those at the end of `sealed` that are to be merged into it; they move to
   // `replaced`.
-  SegmentRef MergeWithLast(int64_t number, SegmentRef segment, std::vector<SealedRef>& sealed,
-                           std::vector<SealedRef>& replaced);
+  SegmentRef MergeWithLast(int64_t number, uint64_t rows_max, SegmentRef segment,
+                           std::vector<SealedRef>& sealed, std::vector<SealedRef>& replaced);
+  // After the write.
+  void EndSeal(Sealing& sealing, bool is_stored);
+  // Both keep memory within its bound: one where a commit must, the other once a second.
   void EnforceBound();
+  void ReduceMemory();
+
   // Takes away all that the minute holds. REQUIRES: its mutex is held.
   void Clear(Minute& minute);
-  void Empty(int64_t number);
+  void Empty(MinuteRef minute);
+  // Nothing is answered of it from now on. REQUIRES: its mutex is held.
+  static void Lose(Minute& minute, const absl::Status& why);
   // Takes the buckets, all of this minute, out of it.
   void Drop(int64_t number, absl::Span<const replica::ExpiredBucket* const> buckets);
   // One of them. REQUIRES: the minute's mutex is held.
@@ -171,6 +185,8 @@ class AggregateView final : public replica::View {
   // Fills `minute` from the log again after a sealed segment of it could not be read. kAborted:
   // it changed meanwhile and may do now.
   absl::Status Repair(const MinuteRef& minute);
+  // The same for whatever reason. It is to be noted as written then.
+  absl::Status Refill(Minute& minute);
   absl::StatusOr<std::unique_ptr<Segment>> ReadLog(int64_t minute) const;
 
   const AggregateViewOptions options_;
@@ -179,9 +195,10 @@ class AggregateView final : public replica::View {
   SegmentStore sealed_;
   Moves moves_;
   std::atomic<size_t> open_bytes_{0};
-  mutable absl::Mutex mutex_;
-  absl::flat_hash_map<int64_t, MinuteRef> minutes_ ABSL_GUARDED_BY(mutex_);
-  std::list<Written> written_ ABSL_GUARDED_BY(mutex_);  // longest unwritten first
+  Minutes minutes_;
+  // Between StageExpire and Expired the disk may hold less of these than they do: they stay. Of the
+  // store's writer.
+  std::vector<MinuteRef> expiring_;
 };
 
 }  // namespace allezon::aggregate_svc

@@ -88,18 +88,26 @@ absl::StatusOr<MinuteAnswer> AggregateView::ScanMinute(int64_t number,
                                                        const Filter& filter) {
   for (int attempt = 0; attempt < kScanAttemptsMax; ++attempt) {
     MinuteAnswer answer;
-    const MinuteRef minute = Find(number);
+    absl::StatusOr<MinuteRef> found = FindLoaded(number);
+    if (!found.ok()) return found.status();
+    MinuteRef minute = *std::move(found);
     if (minute == nullptr) return answer;
     std::array<Closed, 2> closed;
+    bool is_empty = false;
     {
       absl::ReaderMutexLock lock(&minute->mutex);
       if (!minute->lost.ok()) return minute->lost;
+      is_empty = minute->IsEmpty();
       closed = minute->closed();
       answer.held = minute->digest();
       for (const Sign sign : {kPlus, kMinus}) {
         const auto& open = minute->sides[sign].open;
         if (open != nullptr) AddSegment(*open, sign, shards, filter, answer);
       }
+    }
+    if (is_empty) {
+      minutes_.Release(std::move(minute));
+      return answer;
     }
     // What does not change is scanned without the lock.
     absl::Status status = AddClosed(number, closed[kPlus], kPlus, shards, filter, answer);
@@ -113,7 +121,7 @@ absl::StatusOr<MinuteAnswer> AggregateView::ScanMinute(int64_t number,
                                           kSealWaitMax)) {
         break;
       }
-      if (minute->gone || !SameSegments(minute->sides[kPlus].closed.sealed, closed[kPlus].sealed) ||
+      if (!SameSegments(minute->sides[kPlus].closed.sealed, closed[kPlus].sealed) ||
           !SameSegments(minute->sides[kMinus].closed.sealed, closed[kMinus].sealed)) {
         continue;
       }
@@ -128,7 +136,9 @@ absl::StatusOr<MinuteAnswer> AggregateView::ScanHeld(int64_t number,
                                                      absl::Span<const uint32_t> shards,
                                                      const Filter& filter) {
   MinuteAnswer answer;
-  const MinuteRef minute = Find(number);
+  const absl::StatusOr<MinuteRef> found = FindLoaded(number);
+  if (!found.ok()) return found.status();
+  const MinuteRef& minute = *found;
   if (minute == nullptr) return answer;
   absl::ReaderMutexLock lock(&minute->mutex);
   if (!minute->mutex.AwaitWithTimeout(absl::Condition(minute.get(), &Minute::IsSealed),

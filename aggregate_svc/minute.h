@@ -16,7 +16,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/types/span.h"
-#include "aggregate_svc/aggregate_view.h"
+#include "aggregate_svc/minutes.h"
+#include "aggregate_svc/segment_store.h"
 
 namespace allezon::aggregate_svc {
 
@@ -42,7 +43,7 @@ inline void NoteDropped(uint32_t shard, std::vector<uint32_t>& dropped) {
 }
 
 // The segments of one sign that are no longer written to.
-struct AggregateView::Closed {
+struct Closed {
   // In order of age, which is nearly that of size.
   std::vector<SealedRef> sealed;
   // On its way to `sealed`, and the shards of it whose events no longer count, in order.
@@ -50,7 +51,7 @@ struct AggregateView::Closed {
   std::vector<uint32_t> leaving_dropped;
 };
 
-struct AggregateView::Minute {
+struct Minute {
   // The segments of one sign.
   struct Side {
     Closed closed;
@@ -58,9 +59,9 @@ struct AggregateView::Minute {
     std::unique_ptr<Segment> open;
   };
 
-  explicit Minute(int64_t n) : number(n) {}
+  Minute(int64_t n, bool loaded) : number(n), is_loaded(loaded) {}
 
-  // Of everything that counts.
+  // Of everything that counts. REQUIRES: is_loaded, here and below.
   replica::Digest digest() const ABSL_SHARED_LOCKS_REQUIRED(mutex) {
     replica::Digest sum = closed_digest();
     for (const Sign sign : {kPlus, kMinus}) {
@@ -79,14 +80,6 @@ struct AggregateView::Minute {
     sum.Remove(dropped);
     return sum;
   }
-  size_t open_bytes() const ABSL_SHARED_LOCKS_REQUIRED(mutex) {
-    size_t bytes = 0;
-    for (const Side& side : sides) {
-      if (side.closed.leaving != nullptr) bytes += side.closed.leaving->bytes();
-      if (side.open != nullptr) bytes += side.open->bytes();
-    }
-    return bytes;
-  }
   std::vector<SealedRef> sealed() const ABSL_SHARED_LOCKS_REQUIRED(mutex) {
     std::vector<SealedRef> all = sides[kPlus].closed.sealed;
     const std::vector<SealedRef>& minus = sides[kMinus].closed.sealed;
@@ -97,27 +90,50 @@ struct AggregateView::Minute {
     return {sides[kPlus].closed, sides[kMinus].closed};
   }
 
+  // Of segments that are not stored.
+  size_t open_bytes() const ABSL_SHARED_LOCKS_REQUIRED(mutex) {
+    size_t bytes = 0;
+    for (const Side& side : sides) {
+      if (side.closed.leaving != nullptr) bytes += side.closed.leaving->bytes();
+      if (side.open != nullptr) bytes += side.open->bytes();
+    }
+    return bytes;
+  }
+  // About what it takes in memory without them.
+  size_t bytes() const ABSL_SHARED_LOCKS_REQUIRED(mutex);
+  bool HasDropped() const ABSL_SHARED_LOCKS_REQUIRED(mutex);
+  // Whether it is just what is on disk.
+  bool IsStored() const ABSL_SHARED_LOCKS_REQUIRED(mutex);
+  // Whether it is so, and nothing.
+  bool IsEmpty() const ABSL_SHARED_LOCKS_REQUIRED(mutex);
+
   bool IsSealed() const ABSL_SHARED_LOCKS_REQUIRED(mutex) { return !is_sealing; }
 
   const int64_t number;
-  absl::Mutex mutex;
+  mutable absl::Mutex mutex;
   std::array<Side, 2> sides ABSL_GUARDED_BY(mutex);  // by sign
   // Of the events of dropped shards that closed segments still hold, those that count less taken
   // off.
   replica::Digest dropped ABSL_GUARDED_BY(mutex);
+  // Whether what is on disk of it is in `sides`. Appends need not know.
+  bool is_loaded ABSL_GUARDED_BY(mutex);
+  // What is on disk is more than what is here: it could not be removed. The next start does.
+  bool is_stale_on_disk ABSL_GUARDED_BY(mutex) = false;
   // Someone writes what is leaving to disk.
   bool is_sealing ABSL_GUARDED_BY(mutex) = false;
   // Shards that were dropped since they began.
   std::vector<uint32_t> dropped_while_sealing ABSL_GUARDED_BY(mutex);
   // Counts the times that it was emptied or refilled: who sealed meanwhile takes that back.
   uint64_t epoch ABSL_GUARDED_BY(mutex) = 0;
-  // No longer in the map: who wants to append must look it up again.
-  bool gone ABSL_GUARDED_BY(mutex) = false;
   // Why it holds nothing although the log does; the next start rebuilds it.
   absl::Status lost ABSL_GUARDED_BY(mutex);
 
-  // Its place in written_; guarded by the view's mutex_.
-  std::optional<std::list<Written>::iterator> place;
+  // Guarded by the mutex of Minutes.
+  struct {
+    std::list<MinuteRef>::iterator by_use;
+    std::optional<std::list<WrittenMinute>::iterator> written;
+    size_t bytes = 0;
+  } place;
 };
 
 }  // namespace allezon::aggregate_svc

@@ -100,6 +100,8 @@ class Segment {
   static absl::StatusOr<Segment> Decode(std::string_view bytes);
   // Checks the checksum and reads the digest only.
   static absl::StatusOr<replica::Digest> DigestOf(std::string_view bytes);
+  // The same without a look at the checksum, and so at most of the bytes.
+  static std::optional<replica::Digest> DigestInHeader(std::string_view bytes);
 
  private:
   class Dictionary {

@@ -163,6 +163,15 @@ absl::StatusOr<replica::Digest> Segment::DigestOf(std::string_view bytes) {
   return digest;
 }
 
+std::optional<replica::Digest> Segment::DigestInHeader(std::string_view bytes) {
+  Reader reader(bytes);
+  const auto version = reader.Value<uint32_t>();
+  reader.Value<uint64_t>();  // checksum
+  const replica::Digest digest = ReadDigest(reader);
+  if (!reader.ok() || version != kVersion) return std::nullopt;
+  return digest;
+}
+
 absl::StatusOr<Segment> Segment::Decode(std::string_view bytes) {
   absl::StatusOr<std::string_view> payload = Payload(bytes);
   if (!payload.ok()) return payload.status();

@@ -24,7 +24,6 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/container/btree_map.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -34,15 +33,17 @@
 #include "replica/view.h"
 
 namespace rocksdb {
+struct ColumnFamilyOptions;
+class Iterator;
 class WriteBatch;
-}
+}  // namespace rocksdb
 
 namespace allezon::aggregate_svc {
 
 // Whether a segment's events count, or count less.
 enum Sign : uint8_t { kPlus, kMinus };
 
-// A sealed segment, by the number that no other one had since the process started.
+// A sealed segment, by the number that no other one of its minute had since the process started.
 struct SealedRef {
   static constexpr uint64_t kMinusBit = uint64_t{1} << 63;
 
@@ -54,38 +55,44 @@ struct SealedRef {
 };
 using SegmentRef = std::shared_ptr<const Segment>;
 
-// Thread-safe.
+// Thread-safe, but for Open, which comes first, and its Walk.
 class SegmentStore {
  public:
+  class Batch;
+  class Walk;
+
   explicit SegmentStore(size_t cache_bytes_max);
 
-  // What is on disk, by minute. Keys and values that are none of ours are removed. Call once,
-  // first.
-  absl::StatusOr<absl::btree_map<int64_t, std::vector<SealedRef>>> Open(
-      const replica::ViewContext& context);
+  static void Configure(rocksdb::ColumnFamilyOptions& options);
+  void Open(const replica::ViewContext& context) { context_ = context; }
 
-  // Stores `segment` in the place of `replaced`, at once.
-  absl::StatusOr<SealedRef> Replace(int64_t minute, absl::Span<const SealedRef> replaced,
-                                    SegmentRef segment, Sign sign);
+  // What is on disk of the minute, in order of age. Reads its values, but only their digests from
+  // them: what is broken is found by Read. kUnavailable: the disk fails.
+  absl::StatusOr<std::vector<SealedRef>> Find(int64_t minute) const;
   // kUnavailable: the disk fails. kDataLoss: it is not there, or is broken.
   absl::StatusOr<SegmentRef> Read(int64_t minute, uint64_t sequence);
-  // Adds their removal to a batch; Forget follows once it is committed.
+  // Adds their removal to a batch. They stay in the cache until it lets go of them.
   void StageRemove(int64_t minute, absl::Span<const SealedRef> sealed,
                    rocksdb::WriteBatch& batch) const;
-  // Drops them from the cache.
-  void Forget(absl::Span<const SealedRef> sealed);
-  // StageRemove, committed, and Forget.
+  // Removes them, at once. kUnavailable: the disk fails, and they stay.
   absl::Status Remove(int64_t minute, absl::Span<const SealedRef> sealed);
+  // Removes whatever there is of the minute: dearer for whoever reads its neighbours later.
+  absl::Status RemoveAll(int64_t minute);
 
   size_t cached_bytes() const { return cached_bytes_.load(std::memory_order_relaxed); }
 
  private:
+  using CacheKey = std::pair<int64_t, uint64_t>;  // minute, sequence
   struct Cached {
-    uint64_t sequence;
+    CacheKey key;
     SegmentRef segment;
   };
-  SegmentRef FindCached(uint64_t sequence);
-  void Cache(uint64_t sequence, SegmentRef segment);
+  SegmentRef FindCached(const CacheKey& key);
+  void Cache(const CacheKey& key, SegmentRef segment);
+  // What is stored from now on gets a larger number; while the store opens.
+  void PassSequence(uint64_t sequence);
+  // Drops them from the cache.
+  void Forget(int64_t minute, absl::Span<const SealedRef> sealed);
 
   const size_t cache_bytes_max_;
   replica::ViewContext context_;
@@ -93,7 +100,62 @@ class SegmentStore {
   std::atomic<size_t> cached_bytes_{0};
   absl::Mutex mutex_;
   std::list<Cached> by_use_ ABSL_GUARDED_BY(mutex_);  // longest unused first
-  absl::flat_hash_map<uint64_t, std::list<Cached>::iterator> cache_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_map<CacheKey, std::list<Cached>::iterator> cache_ ABSL_GUARDED_BY(mutex_);
+};
+
+// Changes that are written at once: all of them or none. Not thread-safe.
+class SegmentStore::Batch {
+ public:
+  explicit Batch(SegmentStore& store);
+  ~Batch();
+
+  // Stores `segment` in the place of `replaced`.
+  SealedRef Replace(int64_t minute, absl::Span<const SealedRef> replaced, SegmentRef segment,
+                    Sign sign);
+  void Remove(int64_t minute, absl::Span<const SealedRef> sealed);
+  // Of the write so far.
+  size_t bytes() const;
+  // Begins a new one. kUnavailable: the disk fails, and nothing has changed.
+  absl::Status Write();
+  // The same where it has become large.
+  absl::Status WriteIfLarge();
+
+ private:
+  friend class SegmentStore::Walk;
+  struct Stored {
+    int64_t minute;
+    uint64_t sequence;
+    SegmentRef segment;
+  };
+  SegmentStore& store_;
+  std::unique_ptr<rocksdb::WriteBatch> batch_;
+  std::vector<Stored> stored_;
+  std::vector<std::pair<int64_t, std::vector<SealedRef>>> replaced_;
+};
+
+// Walks over all that is on disk as of its beginning, minute by minute in order, when the store
+// opens: nothing may be stored but for minutes that the walk has passed. Keys and values that are
+// none of ours are added to the batch, to be removed.
+class SegmentStore::Walk {
+ public:
+  Walk(SegmentStore& store, Batch& batch);
+  ~Walk();
+
+  // Before the first minute, and to the next. kDataLoss: it cannot be read.
+  absl::Status Next();
+  // False at the end.
+  bool is_valid() const { return is_valid_; }
+  // REQUIRES: is_valid().
+  int64_t minute() const { return minute_; }
+  std::vector<SealedRef>& sealed() { return sealed_; }
+
+ private:
+  SegmentStore& store_;
+  Batch& batch_;
+  std::unique_ptr<rocksdb::Iterator> it_;
+  bool is_valid_ = false;
+  int64_t minute_ = 0;
+  std::vector<SealedRef> sealed_;
 };
 
 }  // namespace allezon::aggregate_svc

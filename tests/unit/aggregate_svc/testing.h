@@ -6,6 +6,7 @@
 
 #include <gtest/gtest.h>
 #include <rocksdb/db.h>
+#include <rocksdb/iterator.h>
 #include <rocksdb/utilities/stackable_db.h>
 #include <rocksdb/write_batch.h>
 
@@ -201,7 +202,8 @@ class MapLog final : public replica::LogReader {
   std::map<std::pair<int64_t, uint32_t>, uint32_t> expired_at_s_ ABSL_GUARDED_BY(mutex_);
 };
 
-// A database that refuses writes while it is told to, or does something before the next one.
+// A database that refuses writes or iterators while it is told to, does something before the next
+// write, and counts.
 class RefusingDb final : public rocksdb::StackableDB {
  public:
   using StackableDB::StackableDB;
@@ -209,9 +211,20 @@ class RefusingDb final : public rocksdb::StackableDB {
   rocksdb::Status Write(const rocksdb::WriteOptions& options, rocksdb::WriteBatch* batch) override {
     if (const auto first = std::exchange(before_next, nullptr)) first();
     if (refuses) return rocksdb::Status::IOError("refused");
+    ++writes;
     return StackableDB::Write(options, batch);
   }
+  using StackableDB::NewIterator;
+  rocksdb::Iterator* NewIterator(const rocksdb::ReadOptions& options,
+                                 rocksdb::ColumnFamilyHandle* family) override {
+    ++iterators;
+    if (refuses_iterators) return rocksdb::NewErrorIterator(rocksdb::Status::IOError("refused"));
+    return StackableDB::NewIterator(options, family);
+  }
   std::atomic<bool> refuses = false;
+  std::atomic<bool> refuses_iterators = false;
+  std::atomic<int> writes = 0;
+  std::atomic<int> iterators = 0;
   std::function<void()> before_next;  // set while nothing is written
 };
 
@@ -298,7 +311,13 @@ class ViewInDb {
     Must(db_->Put({}, handles_[1], key, value));
   }
 
+  void Delete(const std::string& key) { Must(db_->Delete({}, handles_[1], key)); }
+
   void FailWrites(bool fail) { db_->refuses = fail; }
+  void FailLookups(bool fail) { db_->refuses_iterators = fail; }
+  // Of the view, and of what is done here, since it was opened.
+  int writes() const { return db_->writes; }
+  int lookups() const { return db_->iterators; }
   // Of whoever writes next, in its thread.
   void BeforeNextWrite(std::function<void()> what) { db_->before_next = std::move(what); }
 
