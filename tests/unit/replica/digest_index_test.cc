@@ -194,19 +194,19 @@ class DigestIndexSizesTest : public testing::TestWithParam<size_t> {};
 TEST_P(DigestIndexSizesTest, SumsAgreeWithTheBucketsAfterAnyChanges) {
   std::mt19937 random(11);
   IndexInDb db(GetParam());
-  for (int step = 0; step < 12'000; ++step) {
-    const int64_t minute = static_cast<int64_t>(random() % 900) - 400;
+  for (int step = 0; step < 6'000; ++step) {
+    const int64_t minute = static_cast<int64_t>(random() % 500) - 200;
     db.Set(minute, random() % kShards, RandomBucket(random), random() % 50 == 0);
     if (random() % 4 == 0) db.Save(minute);
-    if (step % 3'000 == 2'999) db.ExpectAll();
-    if (step % 4'000 == 3'999) {
+    if (step % 1'500 == 1'499) db.ExpectAll();
+    if (step % 2'000 == 1'999) {
       db.SaveAll();
       db.ExpectAll();
-      db.Reopen(/*make_hours=*/step % 8'000 == 7'999);
+      db.Reopen(/*make_hours=*/step % 4'000 == 3'999);
       db.ExpectAll();
     }
   }
-  for (int64_t minute = -400; minute < 500; ++minute) {
+  for (int64_t minute = -200; minute < 300; ++minute) {
     for (ShardId shard = 0; shard < kShards; ++shard) {
       if (db.Has({minute, shard})) db.Set(minute, shard, {});
     }
@@ -221,7 +221,7 @@ TEST_P(DigestIndexSizesTest, SumsAgreeWithTheBucketsAfterAnyChanges) {
 INSTANTIATE_TEST_SUITE_P(Memory, DigestIndexSizesTest, testing::Values(0, size_t{1} << 30));
 
 TEST(DigestIndexTest, MemoryIsBoundedByWhatIsNotSaved) {
-  constexpr size_t kMinutes = 30'000, kUnsaved = 200;
+  constexpr size_t kMinutes = 3'000, kUnsaved = 100;
   IndexInDb db(0);
   const Bucket bucket = [] {
     Bucket made;
@@ -247,7 +247,7 @@ TEST(DigestIndexTest, ReadersFindWhatStaysWhileOthersComeAndGo) {
   IndexInDb db(0);
   Bucket bucket;
   bucket.Add("an id", 7, "tag");
-  constexpr int64_t kMinutes = 4'000;
+  constexpr int64_t kMinutes = 1'000;
   for (int64_t minute = 0; minute < kMinutes; minute += 2) db.Set(minute, 1, bucket);
   db.SaveAll();
   std::atomic<bool> done{false};
@@ -270,7 +270,7 @@ TEST(DigestIndexTest, ReadersFindWhatStaysWhileOthersComeAndGo) {
       ++walks;
     }
   });
-  for (int step = 0; step < 20'000 || walks < 3; ++step) {
+  for (int step = 0; step < 5'000 || walks < 3; ++step) {
     const int64_t minute = static_cast<int64_t>(random() % kMinutes);
     db.Set(minute, random() % 2 == 0 ? 0 : 2, RandomBucket(random));
     db.Save(minute);
