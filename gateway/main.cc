@@ -23,6 +23,7 @@
 #include "rpc/limits.h"
 #include "rpc/log.h"
 #include "rpc/memory.h"
+#include "rpc/process.h"
 #include "rpc/signals.h"
 
 ABSL_FLAG(std::string, listen, "127.0.0.1:8080", "host:port of the HTTP server");
@@ -170,7 +171,7 @@ int Run() {
 }  // namespace allezon::gateway
 
 int main(int argc, char** argv) {
-  allezon::rpc::BlockTerminationSignals();
+  allezon::rpc::PrepareProcess();
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   allezon::rpc::ParseFlags(argc, argv,
                            "allezon-gateway takes user tags and queries over HTTP and JSON.");

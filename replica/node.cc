@@ -22,6 +22,7 @@
 #include "rpc/log.h"
 #include "rpc/memory.h"
 #include "rpc/metrics.h"
+#include "rpc/process.h"
 #include "rpc/server.h"
 #include "rpc/signals.h"
 #include "rpc/version.h"
@@ -285,8 +286,8 @@ std::optional<int> Serve(const NodeSpec& spec, router::Placement placement,
 }  // namespace
 
 int RunNode(int argc, char** argv, const NodeSpec& spec) {
+  rpc::PrepareProcess();
   rpc::ParseFlags(argc, argv, spec.summary);
-  rpc::BlockTerminationSignals();
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   const std::string process = absl::StrCat(
       absl::string_view(spec.service.data(), spec.service.size()), "/", absl::GetFlag(FLAGS_id));

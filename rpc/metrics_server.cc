@@ -27,6 +27,7 @@ constexpr size_t kWaitingMax = 64;
 constexpr milliseconds kRequestMax{1'000};
 constexpr milliseconds kAnswerMax{5'000};
 constexpr size_t kRequestBodyBytesMax = 1'024;
+constexpr size_t kRequestBytesMax = 64 << 10;
 constexpr char kContentType[] = "text/plain; version=0.0.4; charset=utf-8";
 
 // One request of a connected socket that does not block, and its answer. Closes it in the end.
@@ -42,11 +43,13 @@ class Exchange final : public httplib::Stream {
   // The library asks for one byte at a time.
   ssize_t read(char* to, size_t size) override {
     if (read_ == buffered_) {
-      if (!Await(POLLIN)) return -1;
+      // Of a body in chunks the library would take whatever comes.
+      if (received_ > kRequestBytesMax || !Await(POLLIN)) return -1;
       const ssize_t received = recv(fd_, buffer_, sizeof buffer_, 0);
       if (received <= 0) return received;
       read_ = 0;
       buffered_ = static_cast<size_t>(received);
+      received_ += buffered_;
     }
     const size_t bytes = std::min(size, buffered_ - read_);
     std::memcpy(to, buffer_ + read_, bytes);
@@ -82,6 +85,7 @@ class Exchange final : public httplib::Stream {
   char buffer_[4'096];
   size_t read_ = 0;
   size_t buffered_ = 0;
+  size_t received_ = 0;
 };
 
 // The library's requests and answers, over connections of ours: its own loop has a backlog of 5 and

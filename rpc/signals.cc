@@ -15,11 +15,18 @@ namespace {
 
 constexpr char kStartedAnew[] = "ALLEZON_STARTED_ANEW";
 
+// Who was started by nohup is not to be ended by SIGHUP, which sigwait would take all the same.
+bool IsHangupIgnored() {
+  struct sigaction action {};
+  return sigaction(SIGHUP, nullptr, &action) == 0 && action.sa_handler == SIG_IGN;
+}
+
 sigset_t TerminationSignals() {
   sigset_t set;
   sigemptyset(&set);
   sigaddset(&set, SIGTERM);
   sigaddset(&set, SIGINT);
+  if (!IsHangupIgnored()) sigaddset(&set, SIGHUP);
   return set;
 }
 

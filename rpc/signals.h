@@ -8,10 +8,10 @@
 
 namespace allezon::rpc {
 
-// Blocks SIGTERM and SIGINT for this thread and all that it starts, and ignores SIGPIPE. Call
-// before any thread is made.
+// Blocks SIGTERM, SIGINT and, unless it is ignored, SIGHUP for this thread and all that it starts,
+// and ignores SIGPIPE. Call before any thread is made.
 void BlockTerminationSignals();
-// Waits for SIGTERM or SIGINT; returns its number.
+// Waits for one of them; returns its number.
 int WaitForTermination();
 // The same for so long at most; nullopt where none came.
 std::optional<int> WaitForTermination(absl::Duration timeout);

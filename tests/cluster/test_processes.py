@@ -12,7 +12,7 @@ import subprocess
 import pytest
 
 from api import Gateway, make_tag
-from running import BIN_DIR, TIME_SCALE
+from running import BIN_DIR, TIME_SCALE, wait_until
 
 NODES = ["allezon-profile", "allezon-aggregate"]
 PROGRAMS = ["allezon-gateway", *NODES]
@@ -149,8 +149,8 @@ def start_node(program, folder, **overrides):
     return process
 
 
-def end(process):
-    process.send_signal(signal.SIGTERM)
+def end(process, by=signal.SIGTERM):
+    process.send_signal(by)
     _, errors = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, errors
     return errors
@@ -194,6 +194,44 @@ def test_every_line_of_the_log_is_json_with_its_fields(program, tmp_path):
         entry = json.loads(line)
         assert {"time", "level", "process", "message"} <= entry.keys()
         assert entry["process"].endswith("/n0")
+
+
+@pytest.mark.parametrize("program", NODES)
+def test_a_terminal_that_goes_away_ends_a_node_in_order(program, tmp_path):
+    errors = end(start_node(program, tmp_path), by=signal.SIGHUP)
+    assert '"message":"stopped"' in errors
+
+
+def test_who_was_started_by_nohup_stays_when_the_terminal_goes_away(tmp_path):
+    process = subprocess.Popen(["nohup", str(BIN_DIR / "allezon-profile"), *node_arguments(tmp_path)], text=True,
+                               stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    wait_until_serving(process)
+    process.send_signal(signal.SIGHUP)
+    errors = end(process)
+    assert f'"signal":{signal.SIGTERM.value}' in errors
+
+
+@pytest.mark.parametrize("program", NODES)
+def test_no_file_gets_the_number_of_a_standard_descriptor_that_was_closed(program, tmp_path):
+    """A log line would be written into it."""
+    command = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", str(BIN_DIR / program), *node_arguments(tmp_path)]
+    process = subprocess.Popen(command)
+    try:
+        wait_until(lambda: (tmp_path / "data" / "CURRENT").exists(), TIMEOUT_S, "it does not start")
+        for number in range(3):
+            assert os.readlink(f"/proc/{process.pid}/fd/{number}") == "/dev/null"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(TIMEOUT_S) == 0
+
+
+def test_a_proxy_in_the_environment_is_not_for_calls_between_processes(fresh_cluster):
+    nowhere = "http://127.0.0.1:1"
+    cluster = fresh_cluster(profiles=2, aggregates=2, rf=2, env={"http_proxy": nowhere, "grpc_proxy": nowhere})
+    gateway = Gateway(cluster.http[0])
+    gateway.store(make_tag("c"))
+    profile = gateway.profile("c")
+    assert len(profile["views"]) + len(profile["buys"]) == 1
 
 
 def test_metrics_of_every_process_are_there_and_hold_no_cookie(cluster):

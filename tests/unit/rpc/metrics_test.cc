@@ -149,6 +149,24 @@ TEST(MetricsServerTest, ABrokenRequestIsRefusedAndALateOneEnds) {
   EXPECT_EQ(answer("GET /metrics"), "");
 }
 
+// The library itself takes a body in chunks of any length.
+TEST(MetricsServerTest, AnEndlessBodyEndsTheConnection) {
+  const auto server = StartServer();
+  ASSERT_NE(server, nullptr);
+  const FileDescriptor fd = ConnectTo(server->port());
+  std::string request = "POST /metrics HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+  const std::string chunk = absl::StrCat("10000\r\n", std::string(0x10000, 'x'), "\r\n");
+  constexpr size_t kSentMax = 64 << 20;
+  size_t sent = 0;
+  while (sent < kSentMax) {
+    const ssize_t more = send(fd.get(), request.data(), request.size(), MSG_NOSIGNAL);
+    if (more < 0) break;
+    sent += static_cast<size_t>(more);
+    request = chunk;
+  }
+  EXPECT_LT(sent, kSentMax);
+}
+
 TEST(MetricsServerTest, ATakenPortIsUnavailable) {
   const auto server = StartServer();
   ASSERT_NE(server, nullptr);

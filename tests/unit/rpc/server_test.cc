@@ -303,6 +303,24 @@ TEST_F(ServerTest, AMessageOverTheLimitIsRefusedAndOneUnderItIsNot) {
   EXPECT_TRUE(GetProfile("c").ok());
 }
 
+// gRPC would unpack any number of bytes of it.
+TEST_F(ServerTest, ACompressedMessageIsRefused) {
+  const auto server = StartServer();
+  ASSERT_NE(server, nullptr);
+  for (const grpc_compression_algorithm by : {GRPC_COMPRESS_GZIP, GRPC_COMPRESS_DEFLATE}) {
+    grpc::ClientContext context;
+    SetDeadline(context);
+    context.set_compression_algorithm(by);
+    v1::GetProfileRequest request;
+    request.set_cookie(std::string(1'000'000, 'c'));
+    v1::GetProfileResponse response;
+    const grpc::Status status =
+        v1::ProfileService::NewStub(channel_)->GetProfile(&context, request, &response);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED) << status.error_message();
+  }
+  EXPECT_TRUE(GetProfile("c").ok());
+}
+
 TEST_F(ServerTest, ATakenPortIsUnavailableAndSaysWhy) {
   const auto server = StartServer();
   ASSERT_NE(server, nullptr);

@@ -19,7 +19,7 @@ class SignalsDeathTest : public testing::Test {
 };
 
 TEST_F(SignalsDeathTest, TerminationReachesTheWaiterAndNoOtherThread) {
-  for (const int number : {SIGTERM, SIGINT}) {
+  for (const int number : {SIGTERM, SIGINT, SIGHUP}) {
     EXPECT_EXIT(
         {
           BlockTerminationSignals();
@@ -31,6 +31,17 @@ TEST_F(SignalsDeathTest, TerminationReachesTheWaiterAndNoOtherThread) {
         },
         testing::ExitedWithCode(0), "");
   }
+}
+
+TEST_F(SignalsDeathTest, WhatIsIgnoredAtTheStartIsNoEnd) {
+  EXPECT_EXIT(
+      {
+        signal(SIGHUP, SIG_IGN);
+        BlockTerminationSignals();
+        kill(getpid(), SIGHUP);
+        _exit(WaitForTermination(absl::Milliseconds(200)) ? 1 : 0);
+      },
+      testing::ExitedWithCode(0), "");
 }
 
 TEST_F(SignalsDeathTest, WritingToAClosedPipeDoesNotEndTheProcess) {
