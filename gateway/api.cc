@@ -35,15 +35,8 @@ std::string WithoutEscapes(std::string_view path) {
   return absl::StrCat(*first, absl::string_view(path.data() + end, path.size() - end));
 }
 
-// `cookie` borrows from the path.
-Route RouteOf(std::string_view path, std::string_view& cookie) {
-  if (const size_t escape = path.find('%'); escape < path.find('/', 1)) {
-    std::string_view other;
-    const Route route = RouteOf(WithoutEscapes(path), other);
-    if (route != Route::kUserProfiles) return route;
-    cookie = path.substr(path.find('/', 1) + 1);
-    return route;
-  }
+// Of a path without escapes in its first part.
+Route RouteOfDecoded(std::string_view path, std::string_view& cookie) {
   if (path == "/user_tags") return Route::kUserTags;
   if (path == "/aggregates") return Route::kAggregates;
   if (path == "/healthz") return Route::kHealthz;
@@ -55,6 +48,16 @@ Route RouteOf(std::string_view path, std::string_view& cookie) {
     if (!cookie.empty() && cookie.find('/') == std::string_view::npos) return Route::kUserProfiles;
   }
   return Route::kUnknown;
+}
+
+// `cookie` borrows from the path.
+Route RouteOf(std::string_view path, std::string_view& cookie) {
+  if (path.find('%') >= path.find('/', 1)) return RouteOfDecoded(path, cookie);
+  const std::string decoded = WithoutEscapes(path);
+  std::string_view of_decoded;
+  const Route route = RouteOfDecoded(decoded, of_decoded);
+  if (route == Route::kUserProfiles) cookie = path.substr(path.size() - of_decoded.size());
+  return route;
 }
 
 std::string_view AllowOf(Route route) {

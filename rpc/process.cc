@@ -15,8 +15,9 @@ namespace allezon::rpc {
 namespace {
 
 // Libraries open descriptors while they are loaded, so this comes before that: by system calls
-// alone, as nothing else is ready.
-void OpenStandardDescriptors(int, char**, char**) {
+// alone, as nothing else is ready, sanitizers included.
+[[gnu::no_sanitize("address", "thread", "undefined")]] void OpenStandardDescriptors(int, char**,
+                                                                                    char**) {
   for (int fd = 0; fd <= STDERR_FILENO; ++fd) {
     if (syscall(SYS_fcntl, fd, F_GETFD) != -1) continue;
     // It gets the lowest number that is free, which is this one.

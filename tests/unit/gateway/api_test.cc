@@ -299,6 +299,8 @@ TEST_F(ApiTest, APathMeansTheSameWhicheverOfItsCharactersAreEscaped) {
       {"/%75ser_profiles/", Route::kUnknown},
       {"/%75ser_profiles/a/b", Route::kUnknown},
       {"/healthz%", Route::kUnknown},
+      {"/%25healthz", Route::kUnknown},
+      {"/%2568ealthz", Route::kUnknown},
       {"/healthz%00", Route::kUnknown},
       {"/healthz%ff", Route::kUnknown},
   };
