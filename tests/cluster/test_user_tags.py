@@ -126,6 +126,16 @@ def test_a_field_given_twice_is_refused_by_name(gateway, field):
     assert response.problem()["field"] == field
 
 
+@pytest.mark.parametrize("spelled", [b"1299.0", b"1.299e3", b"129900E-2"])
+def test_an_integer_may_be_spelled_in_any_way(gateway, spelled):
+    tag = make_tag()
+    tag["product_info"]["price"] = 1299
+    response = gateway.request("POST", "/user_tags", json.dumps(tag).encode().replace(b"1299", spelled))
+    assert response.status == 204, response
+    profile = gateway.profile(tag["cookie"])
+    assert [stored["product_info"]["price"] for stored in profile["views"] + profile["buys"]] == [1299]
+
+
 @pytest.mark.parametrize("overrides, field", [
     ({"cookie": ""}, "cookie"),
     ({"cookie": "a" * 257}, "cookie"),
@@ -143,12 +153,12 @@ def test_a_field_given_twice_is_refused_by_name(gateway, field):
     ({"action": "CLICK"}, "action"),
     ({"action": ""}, "action"),
     ({"price": "12"}, "product_info.price"),
-    ({"price": 12.0}, "product_info.price"),
+    ({"price": 12.5}, "product_info.price"),
     ({"price": 2**31}, "product_info.price"),
     ({"price": -(2**31) - 1}, "product_info.price"),
     ({"price": 2**70}, "product_info.price"),
     ({"product_id": 2**63}, "product_info.product_id"),
-    ({"product_id": 7.0}, "product_info.product_id"),
+    ({"product_id": 7.5}, "product_info.product_id"),
     ({"product_id": {}}, "product_info.product_id"),
     ({"product_info": []}, "product_info"),
 ])
@@ -193,7 +203,7 @@ def test_broken_bodies_are_refused(gateway, body):
 @pytest.mark.parametrize("old, new", [
     (b'"campaign"', b'"\xff"'), (b'"campaign"', b'"\xc0\x80"'), (b'"campaign"', b'"\\ud800"'),
     (b'"campaign"', b'"a\x01b"'), (b'"campaign"', b'"\\x41"'), (b"1299", b"01299"), (b"1299", b"+1"),
-    (b"1299", b"1e1"), (b"1299", b"--1"), (b"1299", b""), (b"1299", b"1299 1299"), (b"}}", b"}} x"), (b"}}", b"}"),
+    (b"1299", b"1e-1"), (b"1299", b"--1"), (b"1299", b""), (b"1299", b"1299 1299"), (b"}}", b"}} x"), (b"}}", b"}"),
     (b"}}", b"},}"), (b'"time"', b"time"), (b"{", b"{,"),
 ])
 def test_a_tag_broken_in_one_place_is_refused(gateway, old, new):
