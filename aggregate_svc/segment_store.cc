@@ -2,15 +2,14 @@
 #include "aggregate_svc/segment_store.h"
 
 #include <rocksdb/db.h>
-#include <rocksdb/filter_policy.h>
 #include <rocksdb/slice_transform.h>
-#include <rocksdb/table.h>
 #include <rocksdb/write_batch.h>
 
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
 #include "aggregate_svc/segment_keys.h"
+#include "replica/prefix_filter.h"
 #include "rpc/log.h"
 #include "rpc/metrics.h"
 
@@ -62,21 +61,10 @@ void SegmentStore::Configure(rocksdb::ColumnFamilyOptions& options) {
   // Whether anything is there of a minute is asked for every minute that begins: filters of
   // memtable and files tell mostly that nothing is. Keys are read whole only where they are known
   // to be.
-  options.prefix_extractor.reset(rocksdb::NewFixedPrefixTransform(kMinuteKeyBytes));
-  options.memtable_prefix_bloom_size_ratio = kMemtableBloomRatio;
-  options.memtable_whole_key_filtering = false;
-  rocksdb::BlockBasedTableOptions table;
-  if (const auto* shared =
-          options.table_factory == nullptr
-              ? nullptr
-              : options.table_factory->GetOptions<rocksdb::BlockBasedTableOptions>();
-      shared != nullptr) {
-    table = *shared;  // the block cache, above all
-  }
-  table.whole_key_filtering = false;
-  table.filter_policy.reset(rocksdb::NewBloomFilterPolicy(kBloomBitsPerMinute));
-  table.block_size = kBlockBytes;
-  options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
+  replica::FilterByPrefix({std::shared_ptr<const rocksdb::SliceTransform>(
+                               rocksdb::NewFixedPrefixTransform(kMinuteKeyBytes)),
+                           kMemtableBloomRatio, kBloomBitsPerMinute, kBlockBytes},
+                          options);
   // Columns of small codes shrink well, and are written once; RocksDB compresses them in its own
   // threads, where an explicit compression would make who seals wait.
   options.compression = rocksdb::kZSTD;

@@ -2,15 +2,14 @@
 #include "profile_svc/profile_view.h"
 
 #include <rocksdb/db.h>
-#include <rocksdb/filter_policy.h>
 #include <rocksdb/slice_transform.h>
-#include <rocksdb/table.h>
 #include <rocksdb/write_batch.h>
 
 #include <cassert>
 
 #include "absl/strings/str_cat.h"
 #include "profile_svc/profile_keys.h"
+#include "replica/prefix_filter.h"
 #include "router/stored_tags.h"
 
 namespace allezon::profile_svc {
@@ -57,23 +56,10 @@ ProfileView::ProfileView(absl::Duration retention)
 void ProfileView::Configure(rocksdb::ColumnFamilyOptions& options) {
   // Every read names a cookie and an action: the bloom filters of memtable and files then say at
   // once which of them hold nothing for it, above all for the many cookies that never bought.
-  options.prefix_extractor = std::make_shared<ProfilePrefix>();
-  options.memtable_prefix_bloom_size_ratio = kMemtableBloomRatio;
-  // Rows are never looked up by their whole key, so a filter of whole keys would be 200 times as
-  // large for nothing.
-  options.memtable_whole_key_filtering = false;
-  rocksdb::BlockBasedTableOptions table;
-  if (const auto* shared =
-          options.table_factory == nullptr
-              ? nullptr
-              : options.table_factory->GetOptions<rocksdb::BlockBasedTableOptions>();
-      shared != nullptr) {
-    table = *shared;  // the block cache, above all
-  }
-  table.whole_key_filtering = false;
-  table.filter_policy.reset(rocksdb::NewBloomFilterPolicy(kBloomBitsPerPrefix));
-  table.block_size = kBlockBytes;
-  options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
+  // Rows are never looked up by their whole key, for which a filter would be 200 times as large.
+  replica::FilterByPrefix(
+      {std::make_shared<ProfilePrefix>(), kMemtableBloomRatio, kBloomBitsPerPrefix, kBlockBytes},
+      options);
   // Upper levels are rewritten often, so fast matters there; nine rows of ten are at the bottom,
   // where size does.
   options.compression = rocksdb::kLZ4Compression;

@@ -52,6 +52,13 @@ T ValueAt(const char* data) {
   return value;
 }
 
+std::string ShardFirstKey(router::ShardId shard, int64_t number) {
+  std::string key;
+  AppendShard(key, shard);
+  AppendMinute(key, number);
+  return key;
+}
+
 constexpr size_t kDigestBytes = 24;
 
 Digest DigestAt(const char* data) {
@@ -139,12 +146,7 @@ std::optional<ParsedLogValue> ParseLogValue(std::string_view value) {
   return ParsedLogValue{ValueAt<uint32_t>(value.data()), value.substr(sizeof(uint32_t))};
 }
 
-std::string HourKey(router::ShardId shard, int64_t hour) {
-  std::string key;
-  AppendShard(key, shard);
-  AppendMinute(key, hour);
-  return key;
-}
+std::string HourKey(router::ShardId shard, int64_t hour) { return ShardFirstKey(shard, hour); }
 
 std::optional<ParsedHourKey> ParseHourKey(std::string_view key) {
   if (key.size() != kMinuteBytes + kShardBytes) return std::nullopt;
@@ -196,10 +198,7 @@ std::optional<ParsedKeyedValue> ParseKeyedValue(std::string_view value) {
 }
 
 std::string ExpiredKey(router::ShardId shard, int64_t from_minute) {
-  std::string key;
-  AppendShard(key, shard);
-  AppendMinute(key, from_minute);
-  return key;
+  return ShardFirstKey(shard, from_minute);
 }
 
 std::optional<ParsedBucketKey> ParseExpiredKey(std::string_view key) {
