@@ -3,13 +3,12 @@
 // An ordered map that lies in a column family, of which so much is in memory as there is room for:
 // what was set lately, and where all of it has room, everything. Then nothing is read from disk.
 //
-// `Traits` has Key (ordered as its encoding), Value (a default one is as good as none), and
-//   static std::string Encode(const Key&);
-//   static bool IsForeign(std::string_view key);  // a key of the column family that is none of
-//   ours static std::optional<Key> Decode(std::string_view key); static std::string
-//   EncodeValue(const Value&); static std::optional<Value> DecodeValue(std::string_view value);
-//   static bool IsEmpty(const Value&);
-//   static Key After(const Key&);  // the next one that there can be
+// `Traits` has Key, ordered as its encoding, Value, of which a default one is as good as none, and
+// these static functions, as BucketRows (digest_index.h) has them:
+// - Encode, Decode, EncodeValue, DecodeValue: the rows; nullopt where bytes are none;
+// - IsForeign: whether a key of the column family is none of the map's;
+// - IsEmpty: whether a value is as good as none;
+// - After: the next key that there can be.
 //
 // Set, Stage and Stored are for one writer, which alone may change the rows on disk; everything
 // else is thread-safe. Its lock is not held while the disk is read, but by Last.

@@ -345,8 +345,7 @@ class Store final : public LogReader, public DigestSource {
   std::string store_id_;
   uint64_t incarnation_ = 0;
   uint64_t previous_incarnation_ = 0;
-  bool is_by_minute_ = false;                // the folder is of a format that is converted
-  bool lacks_hours_ = false;                 // and so is this one
+  bool lacks_hours_ = false;                 // the folder is of a format that is converted
   std::atomic<bool> db_failed_{false};       // a write of RocksDB's failed
   std::atomic<int64_t> db_failed_at_us_{0};  // when, since 1970
   std::atomic<bool> has_room_{true};

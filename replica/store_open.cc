@@ -292,10 +292,9 @@ absl::Status Store::CheckIdentity() {
 absl::Status Store::CheckIdentity(std::string_view format, rocksdb::WriteBatch& batch) {
   const std::string where = absl::StrCat("data folder ", options_.path);
   rocksdb::ColumnFamilyHandle* meta = column_families_[kMetaCf];
-  if (format == absl::StrCat(kFormatVersionByMinute)) {
-    is_by_minute_ = lacks_hours_ = true;  // ConvertFolder makes it one of this format
-  } else if (format == absl::StrCat(kFormatVersionNoHours)) {
-    lacks_hours_ = true;
+  if (format == absl::StrCat(kFormatVersionByMinute) ||
+      format == absl::StrCat(kFormatVersionNoHours)) {
+    lacks_hours_ = true;  // ConvertFolder makes it one of this format
   } else if (format != absl::StrCat(kFormatVersion)) {
     return absl::FailedPreconditionError(
         absl::StrCat(where, " has format ", absl::string_view(format.data(), format.size()),
